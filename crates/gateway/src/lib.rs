@@ -1,0 +1,1 @@
+//! The node: configuration, listeners, connections, hub, authentication, internal API and metrics.

@@ -1,0 +1,1 @@
+//! The library that services use to publish, and the `fanfare` command line.

@@ -1,0 +1,1 @@
+//! Dev only: real brokers on free ports, wait-for helpers.
