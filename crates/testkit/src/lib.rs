@@ -1,1 +1,20 @@
-//! Dev only: real brokers on free ports, wait-for helpers.
+//! Dev only: real brokers on free ports, and wait-for helpers.
+//!
+//! Every server that is started here has a private directory and a loopback address of its own, and ends with its
+//! owner. Tests never touch a server that they did not start. Linux only: other systems have one loopback address.
+//!
+//! A fault in the kit's own work (a missing program, a server that does not start) is a panic that says what to do
+//! about it: a test that cannot run has failed, it is never skipped.
+
+mod launch;
+pub mod nats;
+pub mod process;
+pub mod redis;
+mod spawner;
+pub mod tls;
+pub mod wait;
+
+pub use nats::NatsServer;
+pub use process::Process;
+pub use redis::RedisServer;
+pub use wait::{wait_for, wait_for_blocking, wait_until};

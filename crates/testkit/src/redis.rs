@@ -1,0 +1,304 @@
+//! Real Redis servers.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::launch::{self, START_ATTEMPTS, STOP_DEADLINE, percent_encode};
+use crate::process::Process;
+use crate::tls::{Authority, CertificateFiles};
+
+/// Names the program to use instead of the `redis-server` that is installed.
+pub const PROGRAM_VARIABLE: &str = "FANFARE_TEST_REDIS_SERVER";
+
+const SOCKET: &str = "redis.sock";
+
+/// A Redis server of our own, on a free port of a loopback address of its own.
+///
+/// It keeps address and configuration over [`RedisServer::restart`], and data where [`RedisBuilder::append_only`] asked
+/// for it; it ends when dropped.
+#[derive(Debug)]
+pub struct RedisServer {
+    process: Process,
+    address: SocketAddr,
+    user: Option<User>,
+    certificate: Option<CertificateFiles>,
+}
+
+/// What a [`RedisServer`] is started with.
+#[derive(Debug, Default)]
+pub struct RedisBuilder {
+    user: Option<User>,
+    tls: bool,
+    fsync: Option<Fsync>,
+    lines: Vec<String>,
+}
+
+/// When the append-only file reaches the disk (`appendfsync`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fsync {
+    /// Before each reply: an acknowledged write survives `kill -9` and loss of power.
+    Always,
+    /// Once a second.
+    EverySecond,
+    /// When the system likes.
+    Never,
+}
+
+#[derive(Debug, Clone)]
+struct User {
+    name: String,
+    password: String,
+}
+
+impl RedisBuilder {
+    /// Only this ACL user, with this password, may connect; it may do everything. The default user is off.
+    #[must_use]
+    pub fn user(mut self, name: &str, password: &str) -> Self {
+        self.user = Some(User { name: name.to_owned(), password: password.to_owned() });
+        self
+    }
+
+    /// Clients must use TLS and trust [`RedisServer::authority_file`]. The certificate is valid for the server's
+    /// address and for `localhost`.
+    #[must_use]
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// Keeps data over restarts, in an append-only file. Without it the server comes back empty.
+    #[must_use]
+    pub fn append_only(mut self, fsync: Fsync) -> Self {
+        self.fsync = Some(fsync);
+        self
+    }
+
+    /// Adds a line to the server's configuration, such as `client-output-buffer-limit pubsub 1mb 1mb 0`.
+    #[must_use]
+    pub fn line(mut self, line: &str) -> Self {
+        self.lines.push(line.to_owned());
+        self
+    }
+
+    /// Starts the server and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// When `redis-server` is not installed (the message names the package), or it does not start.
+    pub async fn start(self) -> RedisServer {
+        let mut failure = String::new();
+        for _ in 0..START_ATTEMPTS {
+            let server = self.prepare();
+            match launch::start_and_wait(&server.process, async || server.answers().await).await {
+                Ok(()) => return server,
+                Err(error) => failure = error,
+            }
+        }
+        panic!("cannot start redis-server: {failure}");
+    }
+
+    fn prepare(&self) -> RedisServer {
+        let program = launch::find_program(PROGRAM_VARIABLE, "redis-server", "redis-server");
+        let process = Process::new(program).argument("redis.conf");
+        let ip = launch::own_address();
+        let [port] = launch::free_ports(ip);
+        let address = SocketAddr::new(ip, port);
+        let certificate =
+            self.tls.then(|| Authority::generate().write(process.directory(), &[&ip.to_string(), "localhost"]));
+        let configuration = self.configuration(address, certificate.as_ref());
+        let path = process.directory().join("redis.conf");
+        fs::write(&path, configuration).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+        RedisServer { process, address, user: self.user.clone(), certificate }
+    }
+
+    fn configuration(&self, address: SocketAddr, certificate: Option<&CertificateFiles>) -> String {
+        let (ip, port) = (address.ip(), address.port());
+        let mut lines = vec![
+            format!("bind {ip}"),
+            // The kit's own way in, which needs neither TLS nor an open port.
+            format!("unixsocket {SOCKET}"),
+            // No snapshots: data is kept by the append-only file or not at all.
+            "save \"\"".to_owned(),
+        ];
+        match certificate {
+            None => lines.push(format!("port {port}")),
+            Some(files) => lines.extend([
+                "port 0".to_owned(),
+                format!("tls-port {port}"),
+                format!("tls-cert-file {:?}", files.certificate),
+                format!("tls-key-file {:?}", files.key),
+                format!("tls-ca-cert-file {:?}", files.authority),
+                "tls-auth-clients no".to_owned(),
+            ]),
+        }
+        if let Some(User { name, password }) = &self.user {
+            lines.push("user default off".to_owned());
+            lines.push(format!("user {name:?} on {:?} ~* &* +@all", format!(">{password}")));
+        }
+        if let Some(fsync) = self.fsync {
+            let when = match fsync {
+                Fsync::Always => "always",
+                Fsync::EverySecond => "everysec",
+                Fsync::Never => "no",
+            };
+            lines.extend(["appendonly yes".to_owned(), format!("appendfsync {when}")]);
+        }
+        lines.extend(self.lines.iter().cloned());
+        lines.join("\n") + "\n"
+    }
+}
+
+impl RedisServer {
+    /// Starts a server that anyone may connect to, without TLS, and that forgets its data when it ends.
+    ///
+    /// # Panics
+    ///
+    /// As [`RedisBuilder::start`].
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// For a server with options.
+    #[must_use]
+    pub fn builder() -> RedisBuilder {
+        RedisBuilder::default()
+    }
+
+    /// Where clients connect: `redis://127.…:…`, `rediss://` where TLS is asked for, with user and password in it where
+    /// the server wants them.
+    pub fn url(&self) -> String {
+        let scheme = if self.certificate.is_some() { "rediss" } else { "redis" };
+        let credentials = self.user.as_ref().map_or_else(String::new, |User { name, password }| {
+            format!("{}:{}@", percent_encode(name), percent_encode(password))
+        });
+        format!("{scheme}://{credentials}{}", self.address)
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The PEM file of the authority that clients have to trust; with [`RedisBuilder::tls`] only.
+    pub fn authority_file(&self) -> Option<&Path> {
+        self.certificate.as_ref().map(|files| files.authority.as_path())
+    }
+
+    /// The server's process, for its log, its memory and its signals.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Stops the server politely, and kills it when it does not end within 10 s.
+    pub async fn stop(&self) {
+        self.process.stop(STOP_DEADLINE).await;
+    }
+
+    /// Starts the server again on the same address with the same configuration, after stopping it if it runs, and
+    /// waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub async fn restart(&self) {
+        self.stop().await;
+        let mut failure = String::new();
+        for _ in 0..START_ATTEMPTS {
+            match launch::start_and_wait(&self.process, async || self.answers().await).await {
+                Ok(()) => return,
+                Err(error) => failure = error,
+            }
+        }
+        panic!("cannot start redis-server again on {}: {failure}", self.address);
+    }
+
+    /// Kills the server (SIGKILL).
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Freezes the server; its sockets stay open.
+    ///
+    /// # Panics
+    ///
+    /// When it is not running.
+    pub fn pause(&self) {
+        self.process.pause();
+    }
+
+    /// Lets a paused server go on.
+    ///
+    /// # Panics
+    ///
+    /// When it is not running.
+    pub fn resume(&self) {
+        self.process.resume();
+    }
+
+    /// Whether its port is open and it has loaded its data: `+PONG`, or `-NOAUTH` where it has users.
+    async fn answers(&self) -> bool {
+        if TcpStream::connect(self.address).await.is_err() {
+            return false;
+        }
+        let Ok(stream) = UnixStream::connect(self.process.directory().join(SOCKET)).await else {
+            return false;
+        };
+        let mut stream = BufReader::new(stream);
+        let mut answer = String::new();
+        if stream.write_all(b"PING\r\n").await.is_err() || stream.read_line(&mut answer).await.is_err() {
+            return false;
+        }
+        answer.starts_with("+PONG") || answer.starts_with("-NOAUTH")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn talk(server: &RedisServer, commands: &[&str]) -> Vec<String> {
+        let mut stream = BufReader::new(TcpStream::connect(server.address()).await.unwrap());
+        let mut answers = Vec::new();
+        for command in commands {
+            stream.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
+            let mut line = String::new();
+            stream.read_line(&mut line).await.unwrap();
+            answers.push(line.trim_end().to_owned());
+        }
+        answers
+    }
+
+    #[tokio::test]
+    async fn starts_answers_and_comes_back_empty_on_the_same_address() {
+        let server = RedisServer::start().await;
+        let (url, first) = (server.url(), server.process().id());
+        assert_eq!(url, format!("redis://{}", server.address()));
+        assert_eq!(talk(&server, &["PING", "INCR counter"]).await, ["+PONG", ":1"]);
+        server.restart().await;
+        assert_eq!(server.url(), url);
+        assert_ne!(server.process().id(), first);
+        assert_eq!(talk(&server, &["PING", "INCR counter"]).await, ["+PONG", ":1"]);
+    }
+
+    #[tokio::test]
+    async fn an_append_only_file_survives_a_kill() {
+        let server = RedisServer::builder().append_only(Fsync::Always).start().await;
+        assert_eq!(talk(&server, &["INCR counter"]).await, [":1"]);
+        server.kill();
+        assert!(TcpStream::connect(server.address()).await.is_err());
+        server.restart().await;
+        assert_eq!(talk(&server, &["INCR counter"]).await, [":2"]);
+    }
+
+    #[tokio::test]
+    async fn wants_its_user() {
+        let server = RedisServer::builder().user("gateway", "p@ss\"word").start().await;
+        assert_eq!(server.url(), format!("redis://gateway:p%40ss%22word@{}", server.address()));
+        let answers = talk(&server, &["PING", r#"AUTH gateway "p@ss\"word""#, "PING"]).await;
+        assert_eq!(answers, ["-NOAUTH Authentication required.", "+OK", "+PONG"]);
+    }
+}
