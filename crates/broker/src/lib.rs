@@ -1,1 +1,78 @@
-//! The Broker trait, the stream of its events, and the adapters: memory, NATS and Redis.
+//! The [`Broker`] trait, the stream of its events, and the adapters behind it: memory, NATS and Redis.
+//!
+//! An adapter knows subjects and connections, never sessions. It hands the hub one bounded stream of
+//! [`BrokerEvent`]s; the hub tells it what this node is interested in. All adapters pass one conformance suite.
+
+mod error;
+mod event;
+pub mod limits;
+pub mod memory;
+#[cfg(feature = "nats")]
+pub mod nats;
+#[cfg(feature = "redis")]
+pub mod redis;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fanfare_protocol::{Channel, Tenant, Topic};
+
+pub use error::BrokerError;
+pub use event::{BrokerEvent, Events, InterestId, Interruption, Publication, Scope};
+
+/// What a node wants from the broker: a channel or pattern of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interest {
+    /// Chosen by the hub; comes back with every publication, so that nothing is looked up by name. Never used twice.
+    pub id: InterestId,
+    /// Whose channel it is.
+    pub tenant: Tenant,
+    /// Which channel or pattern.
+    pub topic: Topic,
+}
+
+/// An event to publish.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// Whose channel it is.
+    pub tenant: Tenant,
+    /// Where to.
+    pub channel: Channel,
+    /// The envelope, as JSON.
+    pub body: Bytes,
+    /// The publication's id, for idempotence where the broker keeps history.
+    pub id: Option<String>,
+}
+
+/// What the broker said to a publish.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Published {}
+
+/// A message broker, as a node sees it. Every call is safe to make at the same time as any other.
+#[async_trait]
+pub trait Broker: Send + Sync + 'static {
+    /// A word for logs and metrics: `memory`, `nats`, `redis`.
+    fn name(&self) -> &'static str;
+
+    /// Publishes one event. `Ok` means that the broker's connection took it: on Redis that the server answered, on NATS
+    /// that it was written to a server that is connected.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] while there is no connection (nothing was sent), [`BrokerError::Timeout`] where it may or
+    /// may not have been sent, [`BrokerError::TooLarge`] for a body over the broker's limit.
+    async fn publish(&self, publish: Publish) -> Result<Published, BrokerError>;
+
+    /// Adds interests, many in one round trip. When it returns `Ok`, every publication that the broker takes from now on
+    /// will come, whoever publishes it: the broker itself has confirmed the interest. An interest, once added, is kept
+    /// over reconnects until it is removed.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] while there is no connection, [`BrokerError::Timeout`] where it was not confirmed in
+    /// time. After an error none of them is held.
+    async fn add_interests(&self, interests: &[Interest]) -> Result<(), BrokerError>;
+
+    /// Removes interests; those that are not held are passed over. Publications already on their way may still come.
+    async fn remove_interests(&self, interests: &[InterestId]);
+
+    /// Ends connections and tasks, and waits for them. The stream of events ends.
+    async fn close(&self);
+}

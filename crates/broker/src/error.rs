@@ -1,0 +1,50 @@
+//! Why a broker did not do what was asked.
+
+use std::time::Duration;
+
+/// Why a broker did not do what was asked, or could not be reached at start.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// There is no connection now; nothing was sent.
+    #[error("{broker} is not connected; nothing was sent")]
+    Unavailable {
+        /// Which broker, by name.
+        broker: &'static str,
+    },
+    /// No answer in time; it may or may not have been done.
+    #[error("{broker} did not answer within {waited:?}")]
+    Timeout {
+        /// Which broker, by name.
+        broker: &'static str,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// A body over the broker's own limit.
+    #[error("the body has {bytes} bytes; {broker} allows {limit}")]
+    TooLarge {
+        /// Which broker, by name.
+        broker: &'static str,
+        /// The body's size in bytes.
+        bytes: usize,
+        /// What is allowed, in bytes.
+        limit: usize,
+    },
+    /// The broker refused.
+    #[error("{broker} refused: {reason}")]
+    Refused {
+        /// Which broker, by name.
+        broker: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// A URL or option that cannot be used. The secret parts of a URL are left out.
+    #[error("{what}: {value:?} cannot be used: {allowed}")]
+    Configuration {
+        /// Which option.
+        what: &'static str,
+        /// Its value, without secrets.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
+}

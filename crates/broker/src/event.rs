@@ -1,0 +1,53 @@
+//! What an adapter tells the hub.
+
+use fanfare_protocol::{Body, Channel};
+use tokio::sync::mpsc;
+
+/// A number that the hub gives an interest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InterestId(pub u64);
+
+/// The stream of an adapter's events, bounded by [`limits::EVENTS`](crate::limits::EVENTS).
+pub type Events = mpsc::Receiver<BrokerEvent>;
+
+/// What an adapter tells the hub, in the order in which it happened.
+#[derive(Debug)]
+pub enum BrokerEvent {
+    /// Something was published on a channel that this node is interested in.
+    Publication(Publication),
+    /// From here on publications may be missing.
+    Interrupted(Interruption),
+    /// The interruption of this scope is over: what is published from now on comes.
+    Resumed(Scope),
+}
+
+/// An event as it came from the broker. Order is kept per channel.
+#[derive(Debug)]
+pub struct Publication {
+    /// By which interest it came.
+    pub interest: InterestId,
+    /// The channel, where the interest is a pattern; `None` where it is the interest's own.
+    pub channel: Option<Channel>,
+    /// What was published.
+    pub body: Body,
+    /// The broker's time in milliseconds since the Unix epoch, where it has one.
+    pub timestamp: Option<u64>,
+}
+
+/// What is affected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything: the connection was lost, or came back.
+    All,
+    /// One interest.
+    Interest(InterestId),
+}
+
+/// Publications may be missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interruption {
+    /// What is affected.
+    pub scope: Scope,
+    /// Why, as a word for metrics and for `system:gap`: `disconnected`, `slow_consumer`, `lagged`.
+    pub reason: &'static str,
+}

@@ -1,0 +1,99 @@
+//! What a client sends: commands with an id, and the answer to a ping.
+
+use serde_json::value::RawValue;
+
+use crate::ErrorCode;
+
+/// One object of a client's frame.
+#[derive(Debug)]
+pub enum ClientMessage {
+    /// A request that gets a reply.
+    Command(Command),
+    /// `{"type":"pong"}`, the answer to `system:ping`.
+    Pong,
+}
+
+/// A request with the id that its reply will carry.
+#[derive(Debug)]
+pub struct Command {
+    /// 0 to 2^53 − 1, chosen by the client.
+    pub id: u64,
+    /// What is asked for.
+    pub kind: CommandKind,
+}
+
+/// What is asked for. Names of channels are not yet checked: the session answers for each.
+#[derive(Debug)]
+pub enum CommandKind {
+    /// Begin the session, with a token or anonymously.
+    Connect {
+        /// The token.
+        token: Option<String>,
+    },
+    /// Subscribe to one channel or pattern.
+    Subscribe {
+        /// Its name.
+        channel: String,
+    },
+    /// Subscribe to several; each is answered on its own.
+    SubscribeMany {
+        /// Their names.
+        channels: Vec<String>,
+    },
+    /// End one subscription.
+    Unsubscribe {
+        /// The name that was subscribed to.
+        channel: String,
+    },
+    /// End several subscriptions.
+    UnsubscribeMany {
+        /// The names.
+        channels: Vec<String>,
+    },
+    /// Publish an event, where the namespace and the token allow it.
+    Publish(Box<PublishCommand>),
+    /// Replace the token before it expires.
+    Refresh {
+        /// The new token.
+        token: String,
+    },
+    /// Ask for a sign of life.
+    Ping,
+}
+
+/// An event that a client publishes.
+#[derive(Debug)]
+pub struct PublishCommand {
+    /// The channel's name.
+    pub channel: String,
+    /// The event's name.
+    pub event: String,
+    /// Any JSON, byte for byte.
+    pub data: Option<Box<RawValue>>,
+    /// For conflation.
+    pub key: Option<String>,
+    /// The version of the thing that the event is about.
+    pub version: Option<u64>,
+    /// The publication's id (`publication_id` on the wire, since `id` is the command's).
+    pub publication_id: Option<String>,
+    /// Whether the sender gets it too, if subscribed. On by default.
+    pub echo: bool,
+}
+
+/// Why something in a client's frame is not a command.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DecodeError {
+    /// The command's id, where one could be read: then the answer is an error reply, else `system:error`.
+    pub id: Option<u64>,
+    /// The code of the answer.
+    pub code: ErrorCode,
+    /// What is wrong, and what is allowed.
+    pub message: String,
+}
+
+impl DecodeError {
+    /// A `BAD_REQUEST`.
+    pub fn bad_request(id: Option<u64>, message: impl Into<String>) -> Self {
+        Self { id, code: ErrorCode::BadRequest, message: message.into() }
+    }
+}

@@ -1,0 +1,202 @@
+//! The JSON dialect: reading a client's frame, writing a node's.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{ClientMessage, Command, CommandKind, DecodeError, ErrorBody, PublishCommand, ServerMessage, limits};
+
+/// The command types that a client may send, for error texts.
+const TYPES: &str = "connect, subscribe, unsubscribe, publish, refresh, ping, pong";
+
+/// Reads a client's text frame: one object, or an array of them. `each` gets every element in order; one that is no
+/// command does not disturb the others.
+pub fn decode_frame(text: &str, mut each: impl FnMut(Result<ClientMessage, DecodeError>)) {
+    if !text.trim_start().starts_with('[') {
+        return each(decode_object(text));
+    }
+    match serde_json::from_str::<Vec<&RawValue>>(text) {
+        Ok(objects) if objects.is_empty() || objects.len() > limits::COMMANDS_PER_FRAME => {
+            let message =
+                format!("the frame has {} commands; allowed are 1 to {}", objects.len(), limits::COMMANDS_PER_FRAME);
+            each(Err(DecodeError::bad_request(None, message)));
+        }
+        Ok(objects) => objects.into_iter().for_each(|object| each(decode_object(object.get()))),
+        Err(error) => each(Err(DecodeError::bad_request(None, format!("the frame is not JSON: {error}")))),
+    }
+}
+
+/// Appends a reply or push as one JSON object.
+pub fn write_message(message: &ServerMessage, out: &mut Vec<u8>) {
+    match message {
+        ServerMessage::Reply { id, outcome: Ok(result) } => {
+            write(out, &ReplyWire { id: *id, r#type: "reply", result });
+        }
+        ServerMessage::Reply { id, outcome: Err(error) } => write(out, &ErrorWire { id: *id, r#type: "error", error }),
+        ServerMessage::Push(push) => write(out, push),
+    }
+}
+
+/// Appends a string with its quotes and escapes.
+pub(crate) fn write_str(out: &mut Vec<u8>, text: &str) {
+    // Nearly every name is plain, and then this is one copy.
+    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        write(out, text);
+    }
+}
+
+pub(crate) fn write_str_field(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        write_name(out, name);
+        write_str(out, value);
+    }
+}
+
+pub(crate) fn write_u64_field(out: &mut Vec<u8>, name: &str, value: Option<u64>) {
+    if let Some(value) = value {
+        write_name(out, name);
+        write(out, &value);
+    }
+}
+
+fn write_name(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn write<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(out, value).expect("our own types have string keys, and a Vec takes every byte");
+}
+
+#[derive(Serialize)]
+struct ReplyWire<'a> {
+    id: u64,
+    r#type: &'static str,
+    result: &'a crate::Reply,
+}
+
+#[derive(Serialize)]
+struct ErrorWire<'a> {
+    id: u64,
+    r#type: &'static str,
+    #[serde(flatten)]
+    error: &'a ErrorBody,
+}
+
+/// What every command has; read first, so that an error in the rest can be answered by id.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    r#type: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct ConnectFields {
+    token: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ChannelFields {
+    channel: Option<String>,
+    channels: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct PublishFields {
+    channel: String,
+    event: String,
+    data: Option<Box<RawValue>>,
+    key: Option<String>,
+    version: Option<u64>,
+    publication_id: Option<String>,
+    echo: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct RefreshFields {
+    token: String,
+}
+
+fn decode_object(text: &str) -> Result<ClientMessage, DecodeError> {
+    let head: Head<'_> = serde_json::from_str(text)
+        .map_err(|error| DecodeError::bad_request(None, format!("the frame is no JSON object: {error}")))?;
+    let id = head.id.map(|raw| decode_id(raw.get())).transpose()?;
+    let name: String = match head.r#type {
+        Some(raw) => serde_json::from_str(raw.get())
+            .map_err(|_| DecodeError::bad_request(id, format!("type is {raw}; it must be a string")))?,
+        None => return Err(DecodeError::bad_request(id, format!("type is missing; allowed are {TYPES}"))),
+    };
+    if name == "pong" {
+        return Ok(ClientMessage::Pong);
+    }
+    let missing = || {
+        let message = format!("id is missing in {name:?}; it must be an integer from 0 to {}", limits::COMMAND_ID);
+        DecodeError::bad_request(None, message)
+    };
+    let id = id.ok_or_else(missing)?;
+    let kind = decode_kind(&name, text).map_err(|message| DecodeError::bad_request(Some(id), message))?;
+    Ok(ClientMessage::Command(Command { id, kind }))
+}
+
+fn decode_id(raw: &str) -> Result<u64, DecodeError> {
+    raw.parse().ok().filter(|id| *id <= limits::COMMAND_ID).ok_or_else(|| {
+        let message = format!("id must be an integer from 0 to {}", limits::COMMAND_ID);
+        DecodeError::bad_request(None, message)
+    })
+}
+
+fn decode_kind(name: &str, text: &str) -> Result<CommandKind, String> {
+    match name {
+        "connect" => fields(name, text).map(|ConnectFields { token }| CommandKind::Connect { token }),
+        "subscribe" => channels(name, text)?
+            .map(|channel| CommandKind::Subscribe { channel }, |channels| CommandKind::SubscribeMany { channels }),
+        "unsubscribe" => channels(name, text)?
+            .map(|channel| CommandKind::Unsubscribe { channel }, |channels| CommandKind::UnsubscribeMany { channels }),
+        "publish" => fields(name, text).map(|fields: PublishFields| {
+            CommandKind::Publish(Box::new(PublishCommand {
+                channel: fields.channel,
+                event: fields.event,
+                data: fields.data,
+                key: fields.key,
+                version: fields.version,
+                publication_id: fields.publication_id,
+                echo: fields.echo.unwrap_or(true),
+            }))
+        }),
+        "refresh" => fields(name, text).map(|RefreshFields { token }| CommandKind::Refresh { token }),
+        "ping" => Ok(CommandKind::Ping),
+        _ => Err(format!("type {name:?} is not known; allowed are {TYPES}")),
+    }
+}
+
+fn fields<'a, T: Deserialize<'a>>(name: &str, text: &'a str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| format!("{name}: {error}"))
+}
+
+fn channels(name: &str, text: &str) -> Result<ChannelFields, String> {
+    let fields: ChannelFields = fields(name, text)?;
+    match (&fields.channel, &fields.channels) {
+        (Some(_), None) => Ok(fields),
+        (None, Some(many)) if !many.is_empty() => Ok(fields),
+        _ => Err(format!("{name}: either channel (a string) or channels (a list that is not empty) must be given")),
+    }
+}
+
+impl ChannelFields {
+    fn map(
+        self,
+        one: impl FnOnce(String) -> CommandKind,
+        many: impl FnOnce(Vec<String>) -> CommandKind,
+    ) -> Result<CommandKind, String> {
+        match (self.channel, self.channels) {
+            (Some(channel), _) => Ok(one(channel)),
+            (None, channels) => Ok(many(channels.unwrap_or_default())),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Limits of the protocol, each with its unit. What a node may configure is a default here and a hard bound where it says so.
+
+/// Bytes in a channel name, separators included. Hard bound.
+pub const CHANNEL_BYTES: usize = 255;
+/// Segments in a channel name. Hard bound.
+pub const CHANNEL_SEGMENTS: usize = 8;
+/// Bytes in one segment of a channel, and in a tenant. Hard bound.
+pub const SEGMENT_BYTES: usize = 64;
+/// Bytes in an event name. Hard bound.
+pub const EVENT_BYTES: usize = 255;
+/// Bytes in a publication's `id`, `key` and `traceparent`, each. Hard bound.
+pub const FIELD_BYTES: usize = 255;
+/// Sessions that one envelope may exclude. Hard bound.
+pub const EXCLUDED_SESSIONS: usize = 64;
+/// Commands in one frame of a client. Hard bound.
+pub const COMMANDS_PER_FRAME: usize = 1_000;
+/// The largest `id` of a command: what a JavaScript number holds exactly.
+pub const COMMAND_ID: u64 = (1 << 53) - 1;
+/// Bytes in one message of a client; a node may configure another.
+pub const MESSAGE_BYTES: usize = 64 * 1024;
+/// Bytes of a publication's body at the broker; a node may configure another.
+pub const PUBLICATION_BYTES: usize = 1024 * 1024;
+/// Bytes of a token.
+pub const TOKEN_BYTES: usize = 16 * 1024;
+/// Levels of nesting that the MessagePack transcoder follows.
+pub const MSGPACK_DEPTH: usize = 64;
+/// Channels that a handshake (`/ws?channels=`) may name.
+pub const HANDSHAKE_CHANNELS: usize = 50;

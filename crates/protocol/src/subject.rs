@@ -1,0 +1,149 @@
+//! The mapping between channels and the names that brokers use. It is one to one.
+//!
+//! | | NATS | Redis |
+//! | --- | --- | --- |
+//! | channel `project:clx123` of tenant `acme` | `rt.pub.acme.project.clx123` | `rt:pub:acme:project:clx123` |
+//! | pattern `project:*` | `rt.pub.acme.project.*` | `rt:pub:acme:project:*` (crosses `:`, so the node filters) |
+//! | pattern `project:**` | `rt.pub.acme.project.>` | `rt:pub:acme:project:*` |
+
+use crate::{Channel, NameError, Pattern, Tenant, Topic};
+
+/// A broker's name that is no channel's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubjectError {
+    /// The name does not begin with the prefix and `pub`.
+    #[error("{subject:?} is not below {expected:?}")]
+    Foreign {
+        /// The name as it came.
+        subject: String,
+        /// What it has to begin with.
+        expected: String,
+    },
+    /// The tenant or the channel in it is not a valid name.
+    #[error("{subject:?}: {reason}")]
+    Name {
+        /// The name as it came.
+        subject: String,
+        /// The rule that it breaks.
+        reason: NameError,
+    },
+    /// A prefix that is not one plain segment.
+    #[error("prefix {prefix:?}: {reason}")]
+    Prefix {
+        /// The prefix as configured.
+        prefix: String,
+        /// The rule that it breaks.
+        reason: NameError,
+    },
+}
+
+/// Channels as NATS subjects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatsSubjects(Names<'.'>);
+
+/// Channels as Redis pub/sub channels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisChannels(Names<':'>);
+
+impl NatsSubjects {
+    /// Subjects below `prefix` (`rt` unless configured), which is one segment.
+    ///
+    /// # Errors
+    /// [`SubjectError::Prefix`] where it is not.
+    pub fn new(prefix: &str) -> Result<Self, SubjectError> {
+        Names::new(prefix).map(Self)
+    }
+
+    /// `rt.pub.{tenant}.{segments joined by .}`
+    pub fn publish(&self, tenant: &Tenant, channel: &Channel) -> String {
+        self.0.publish(tenant, channel.as_str())
+    }
+
+    /// The subject to subscribe to for a topic: `*` stays, `**` becomes `>`.
+    pub fn interest(&self, tenant: &Tenant, topic: &Topic) -> String {
+        let mut subject = self.0.publish(tenant, topic.as_str());
+        if subject.ends_with("**") {
+            subject.truncate(subject.len() - 2);
+            subject.push('>');
+        }
+        subject
+    }
+
+    /// Tenant and channel of a subject, the inverse of [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// [`SubjectError`] where the subject is no channel's.
+    pub fn parse_publish(&self, subject: &str) -> Result<(Tenant, Channel), SubjectError> {
+        self.0.parse_publish(subject)
+    }
+}
+
+impl RedisChannels {
+    /// Names below `prefix` (`rt` unless configured), which is one segment.
+    ///
+    /// # Errors
+    /// [`SubjectError::Prefix`] where it is not.
+    pub fn new(prefix: &str) -> Result<Self, SubjectError> {
+        Names::new(prefix).map(Self)
+    }
+
+    /// `rt:pub:{tenant}:{channel}`
+    pub fn publish(&self, tenant: &Tenant, channel: &Channel) -> String {
+        self.0.publish(tenant, channel.as_str())
+    }
+
+    /// The glob for PSUBSCRIBE. It matches at least what the pattern does; Redis' `*` crosses `:`, so the reader filters.
+    pub fn glob(&self, tenant: &Tenant, pattern: &Pattern) -> String {
+        let mut glob = self.0.publish(tenant, pattern.as_str());
+        if glob.ends_with("**") {
+            glob.pop();
+        }
+        glob
+    }
+
+    /// Tenant and channel of a Redis channel, the inverse of [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// [`SubjectError`] where the name is no channel's.
+    pub fn parse_publish(&self, name: &str) -> Result<(Tenant, Channel), SubjectError> {
+        self.0.parse_publish(name)
+    }
+}
+
+/// Both brokers use the same words, joined by their own separator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Names<const SEPARATOR: char> {
+    /// `rt.pub.`, separator included.
+    publish: String,
+}
+
+impl<const SEPARATOR: char> Names<SEPARATOR> {
+    fn new(prefix: &str) -> Result<Self, SubjectError> {
+        Tenant::parse(prefix).map_err(|reason| SubjectError::Prefix { prefix: prefix.into(), reason })?;
+        Ok(Self { publish: format!("{prefix}{SEPARATOR}pub{SEPARATOR}") })
+    }
+
+    fn publish(&self, tenant: &Tenant, topic: &str) -> String {
+        let mut name = String::with_capacity(self.publish.len() + tenant.as_str().len() + 1 + topic.len());
+        name.push_str(&self.publish);
+        name.push_str(tenant.as_str());
+        name.push(SEPARATOR);
+        name.extend(topic.chars().map(|c| if c == ':' { SEPARATOR } else { c }));
+        name
+    }
+
+    fn parse_publish(&self, name: &str) -> Result<(Tenant, Channel), SubjectError> {
+        let foreign = || SubjectError::Foreign { subject: name.into(), expected: self.publish.clone() };
+        let invalid = |reason| SubjectError::Name { subject: name.into(), reason };
+        let rest = name.strip_prefix(&self.publish).ok_or_else(foreign)?;
+        let (tenant, segments) = rest.split_once(SEPARATOR).ok_or_else(foreign)?;
+        let tenant = Tenant::parse(tenant).map_err(invalid)?;
+        // A ':' inside a NATS token would otherwise pass as a separator and break the bijection.
+        if SEPARATOR != ':' && segments.contains(':') {
+            return Err(invalid(NameError::Character { character: ':' }));
+        }
+        let channel =
+            if SEPARATOR == ':' { Channel::parse(segments) } else { Channel::parse(&segments.replace(SEPARATOR, ":")) };
+        Ok((tenant, channel.map_err(invalid)?))
+    }
+}
