@@ -1,1 +1,16 @@
 //! The protocol state machine of one connected client, without IO: commands in, actions out.
+//!
+//! The edge (a shard of the gateway) feeds [`Session`] with `handle_*`, carries out what `poll_action` gives, and calls
+//! `handle_timeout` when `poll_timeout` says. Time is an argument, so tests run on virtual time.
+
+mod action;
+mod config;
+mod grant;
+mod session;
+mod time;
+
+pub use action::{Action, Completion, Granted, OpId, PublishAction, Refusal};
+pub use config::{Access, Namespace, NamespaceTable, SessionConfig};
+pub use grant::{Allow, Grant, Permission};
+pub use session::{Handshake, Session, SessionId};
+pub use time::Time;

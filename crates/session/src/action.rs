@@ -1,0 +1,80 @@
+//! What a session asks of its edge, and what the edge answers.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use fanfare_protocol::{Channel, CloseCode, ErrorBody, ServerMessage, Topic};
+
+use crate::Grant;
+
+/// Names an action that has a completion. Unique within a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OpId(pub u32);
+
+/// What the edge has to do, in this order.
+#[derive(Debug)]
+pub enum Action {
+    /// Verify a token; answer with [`Completion::Authenticated`].
+    Authenticate {
+        /// For the completion.
+        op: OpId,
+        /// The token. Never logged.
+        token: String,
+    },
+    /// Subscribe at the hub in the session's tenant; answer with [`Completion::Subscribed`]. The session has checked that it may.
+    Subscribe {
+        /// For the completion.
+        op: OpId,
+        /// The channel or pattern.
+        topic: Topic,
+    },
+    /// End a subscription at the hub, or one that is still being made. No completion, except that one being made is not completed any more.
+    Unsubscribe {
+        /// The channel or pattern.
+        topic: Topic,
+    },
+    /// Publish at the broker; answer with [`Completion::Published`].
+    Publish(PublishAction),
+    /// Send to the client.
+    Send(ServerMessage),
+    /// Send a WebSocket ping (RFC 6455 section 5.5.2). An edge without such pings sends its own sign of life.
+    Ping,
+    /// Close with this code after what was sent before. Nothing follows it.
+    Close {
+        /// The close code.
+        code: CloseCode,
+        /// For people; at most 123 bytes.
+        reason: Cow<'static, str>,
+    },
+}
+
+/// An event of a client that was allowed.
+#[derive(Debug)]
+pub struct PublishAction {
+    /// For the completion.
+    pub op: OpId,
+    /// Where to.
+    pub channel: Channel,
+    /// The envelope, as JSON.
+    pub body: Bytes,
+    /// The publication's id.
+    pub id: Option<String>,
+}
+
+/// The answer to an action.
+#[derive(Debug)]
+pub enum Completion {
+    /// To [`Action::Authenticate`].
+    Authenticated(Result<Box<Grant>, Refusal>),
+    /// To [`Action::Subscribe`].
+    Subscribed(Result<Granted, Refusal>),
+    /// To [`Action::Publish`].
+    Published(Result<Granted, Refusal>),
+}
+
+/// It was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Granted {}
+
+/// It was not done: the error that the client is told.
+pub type Refusal = ErrorBody;

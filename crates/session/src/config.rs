@@ -1,0 +1,79 @@
+//! What a session needs to know of the node's configuration.
+
+use std::{collections::HashMap, time::Duration};
+
+use fanfare_protocol::Tenant;
+
+/// Shared by all sessions of a node.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// The options of channels.
+    pub namespaces: NamespaceTable,
+    /// Whether clients without a token may connect, and to which tenant. `None`: they may not.
+    pub anonymous: Option<Tenant>,
+    /// How long a client may take to authenticate before it is closed with `ConnectTimeout`.
+    pub connect_timeout: Duration,
+    /// How long a client may be silent before it is pinged.
+    pub ping_interval: Duration,
+    /// How long after a ping a client that stays silent is closed with `PingTimeout`.
+    pub pong_timeout: Duration,
+    /// How long before the token's end `system:token_expiring` is pushed.
+    pub token_expiring: Duration,
+    /// Subscriptions of one session.
+    pub max_subscriptions: usize,
+    /// Commands that wait for a completion, or for the connect before them.
+    pub max_pending_commands: usize,
+    /// Malformed frames after which the client is closed with `BadRequest`.
+    pub max_malformed: u32,
+    /// Bytes of an event that a client publishes.
+    pub max_publication_bytes: usize,
+}
+
+/// Options of the namespaces that are declared, and of all others.
+#[derive(Clone, Debug, Default)]
+pub struct NamespaceTable {
+    /// By name.
+    pub declared: HashMap<Box<str>, Namespace>,
+    /// For those that are not declared.
+    pub defaults: Namespace,
+}
+
+impl NamespaceTable {
+    /// The options of a namespace.
+    pub fn get(&self, name: &str) -> &Namespace {
+        self.declared.get(name).unwrap_or(&self.defaults)
+    }
+}
+
+/// The options of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Who may subscribe.
+    pub subscribe: Access,
+    /// Which clients may publish.
+    pub publish: Access,
+    /// Whether patterns may be subscribed to.
+    pub patterns: bool,
+}
+
+impl Default for Namespace {
+    /// Subscribe by token, no publish, no patterns.
+    fn default() -> Self {
+        Self { subscribe: Access::Token, publish: Access::None, patterns: false }
+    }
+}
+
+/// Who may do something on the channels of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// No client.
+    None,
+    /// Every client, with a token or without.
+    Anyone,
+    /// Clients whose token has a claim for it.
+    Token,
+    /// The user whose channel it is: the second segment is the escaped subject, as in `user:{sub}`.
+    Owner,
+    /// Clients that are subscribed to the channel. For `publish` only.
+    Subscribers,
+}
