@@ -1,8 +1,7 @@
 //! How a server gets an address of its own and is waited for.
 
 use std::env;
-use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,7 +61,7 @@ pub(crate) fn find_program(variable: &str, name: &str, package: &str) -> PathBuf
         assert!(path.is_file(), "{variable} names {}, which is not a file", path.display());
         return path;
     }
-    let path = env::var_os("PATH").unwrap_or_else(OsString::new);
+    let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/local/sbin", "/usr/sbin", "/usr/local/bin", "/usr/bin"].map(PathBuf::from))
         .map(|directory| directory.join(name))
@@ -78,6 +77,23 @@ pub(crate) fn find_program(variable: &str, name: &str, package: &str) -> PathBuf
 pub(crate) async fn start_and_wait(process: &Process, probe: impl AsyncFnMut() -> bool) -> Result<(), String> {
     process.start();
     wait_ready(process, probe).await
+}
+
+/// Stops `process` if it runs, and starts it again until it answers.
+///
+/// # Panics
+///
+/// When it does not start.
+pub(crate) async fn restart(process: &Process, address: SocketAddr, mut probe: impl AsyncFnMut() -> bool) {
+    process.stop(STOP_DEADLINE).await;
+    let mut failure = String::new();
+    for _ in 0..START_ATTEMPTS {
+        match start_and_wait(process, &mut probe).await {
+            Ok(()) => return,
+            Err(error) => failure = error,
+        }
+    }
+    panic!("cannot start the server on {address} again: {failure}");
 }
 
 /// Waits until `probe` says that the started `process` answers. The error tells the process's log.

@@ -9,6 +9,7 @@
 mod launch;
 pub mod nats;
 pub mod process;
+pub mod proxy;
 pub mod redis;
 mod spawner;
 pub mod tls;
@@ -16,5 +17,6 @@ pub mod wait;
 
 pub use nats::NatsServer;
 pub use process::Process;
+pub use proxy::TcpProxy;
 pub use redis::RedisServer;
 pub use wait::{wait_for, wait_for_blocking, wait_until};

@@ -25,7 +25,7 @@ pub struct NatsServer {
     /// `user:password@` or `token@`, percent-encoded, or nothing.
     credentials: String,
     certificate: Option<CertificateFiles>,
-    /// Addresses that the server must know before it counts as ready: all members of its cluster.
+    /// Where all members of its cluster listen for clients; nothing for a server on its own.
     members: Vec<SocketAddr>,
 }
 
@@ -231,21 +231,13 @@ impl NatsServer {
     }
 
     /// Starts the server again on the same address with the same configuration and data, after stopping it if it
-    /// runs, and waits until it answers.
+    /// runs, and waits until it answers. Its routes to other members may come up later.
     ///
     /// # Panics
     ///
     /// When it does not start.
     pub async fn restart(&self) {
-        self.stop().await;
-        let mut failure = String::new();
-        for _ in 0..START_ATTEMPTS {
-            match launch::start_and_wait(&self.process, async || self.answers().await).await {
-                Ok(()) => return,
-                Err(error) => failure = error,
-            }
-        }
-        panic!("cannot start nats-server again on {}: {failure}", self.address());
+        launch::restart(&self.process, self.address(), async || self.answers().await).await;
     }
 
     /// Kills the server (SIGKILL).
@@ -271,16 +263,23 @@ impl NatsServer {
         self.process.resume();
     }
 
-    /// Whether it greets with INFO, and names all members of its cluster there. TLS begins only after that line.
+    /// Whether it greets.
     async fn answers(&self) -> bool {
-        let Ok(stream) = TcpStream::connect(self.place.client).await else {
-            return false;
-        };
-        let mut info = String::new();
-        if BufReader::new(stream).read_line(&mut info).await.is_err() || !info.starts_with("INFO {") {
-            return false;
-        }
+        self.greeting().await.is_some()
+    }
+
+    /// Whether it greets and knows all members of its cluster.
+    async fn has_joined(&self) -> bool {
+        let Some(info) = self.greeting().await else { return false };
         self.members.iter().all(|member| info.contains(&format!("\"{member}\"")))
+    }
+
+    /// The INFO line, with which a server greets; TLS begins only after it.
+    async fn greeting(&self) -> Option<String> {
+        let stream = TcpStream::connect(self.place.client).await.ok()?;
+        let mut info = String::new();
+        BufReader::new(stream).read_line(&mut info).await.ok()?;
+        info.starts_with("INFO {").then_some(info)
     }
 }
 
@@ -298,9 +297,9 @@ async fn start_all(servers: &[NatsServer]) -> Result<(), String> {
     for server in others {
         server.process.start();
     }
-    launch::start_and_wait(&last.process, async || last.answers().await).await?;
+    launch::start_and_wait(&last.process, async || last.has_joined().await).await?;
     for server in others {
-        launch::wait_ready(&server.process, async || server.answers().await).await?;
+        launch::wait_ready(&server.process, async || server.has_joined().await).await?;
     }
     Ok(())
 }

@@ -205,15 +205,7 @@ impl RedisServer {
     ///
     /// When it does not start.
     pub async fn restart(&self) {
-        self.stop().await;
-        let mut failure = String::new();
-        for _ in 0..START_ATTEMPTS {
-            match launch::start_and_wait(&self.process, async || self.answers().await).await {
-                Ok(()) => return,
-                Err(error) => failure = error,
-            }
-        }
-        panic!("cannot start redis-server again on {}: {failure}", self.address);
+        launch::restart(&self.process, self.address, async || self.answers().await).await;
     }
 
     /// Kills the server (SIGKILL).
