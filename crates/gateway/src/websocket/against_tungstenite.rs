@@ -1,0 +1,1 @@
+//! Both directions against an implementation by others, on random input.
