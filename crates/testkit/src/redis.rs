@@ -1,15 +1,20 @@
 //! Real Redis servers.
 
+mod reply;
+
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::launch::{self, START_ATTEMPTS, STOP_DEADLINE, percent_encode};
 use crate::process::Process;
 use crate::tls::{Authority, CertificateFiles};
+
+pub use reply::Reply;
 
 /// Names the program to use instead of the `redis-server` that is installed.
 pub const PROGRAM_VARIABLE: &str = "FANFARE_TEST_REDIS_SERVER";
@@ -188,6 +193,18 @@ impl RedisServer {
         self.certificate.as_ref().map(|files| files.authority.as_path())
     }
 
+    /// Sends a command and gives its reply, as a plain client would: `PUBLISH channel message`, `PUBSUB NUMSUB channel`,
+    /// `CLIENT KILL TYPE pubsub`. It goes through a Unix socket of its own, so it needs no TLS and passes no proxy.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not answer. An error that it answers is [`Reply::Error`].
+    pub async fn command(&self, words: &[&str]) -> Reply {
+        self.ask(words)
+            .await
+            .unwrap_or_else(|error| panic!("redis-server does not answer {words:?}: {error}\n{}", self.process.log()))
+    }
+
     /// The server's process, for its log, its memory and its signals.
     pub fn process(&self) -> &Process {
         &self.process
@@ -231,37 +248,42 @@ impl RedisServer {
         self.process.resume();
     }
 
-    /// Whether its port is open and it has loaded its data: `+PONG`, or `-NOAUTH` where it has users.
+    /// Whether its port is open and it has loaded its data.
     async fn answers(&self) -> bool {
-        if TcpStream::connect(self.address).await.is_err() {
-            return false;
+        TcpStream::connect(self.address).await.is_ok()
+            && self.ask(&["PING"]).await.is_ok_and(|reply| reply == Reply::Status("PONG".to_owned()))
+    }
+
+    async fn ask(&self, words: &[&str]) -> io::Result<Reply> {
+        let mut stream = BufReader::new(UnixStream::connect(self.process.directory().join(SOCKET)).await?);
+        if let Some(User { name, password }) = &self.user {
+            stream.write_all(&reply::encode(&["AUTH", name, password])).await?;
+            reply::read(&mut stream).await?;
         }
-        let Ok(stream) = UnixStream::connect(self.process.directory().join(SOCKET)).await else {
-            return false;
-        };
-        let mut stream = BufReader::new(stream);
-        let mut answer = String::new();
-        if stream.write_all(b"PING\r\n").await.is_err() || stream.read_line(&mut answer).await.is_err() {
-            return false;
-        }
-        answer.starts_with("+PONG") || answer.starts_with("-NOAUTH")
+        stream.write_all(&reply::encode(words)).await?;
+        reply::read(&mut stream).await
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    async fn talk(server: &RedisServer, commands: &[&str]) -> Vec<String> {
+    use super::*;
+    use crate::tls::tests::exchange;
+
+    async fn talk(server: &RedisServer, commands: &[&[&str]]) -> Vec<Reply> {
         let mut stream = BufReader::new(TcpStream::connect(server.address()).await.unwrap());
         let mut answers = Vec::new();
-        for command in commands {
-            stream.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
-            let mut line = String::new();
-            stream.read_line(&mut line).await.unwrap();
-            answers.push(line.trim_end().to_owned());
+        for words in commands {
+            stream.write_all(&reply::encode(words)).await.unwrap();
+            answers.push(reply::read(&mut stream).await.unwrap());
         }
         answers
+    }
+
+    fn status(text: &str) -> Reply {
+        Reply::Status(text.to_owned())
     }
 
     #[tokio::test]
@@ -269,28 +291,55 @@ mod tests {
         let server = RedisServer::start().await;
         let (url, first) = (server.url(), server.process().id());
         assert_eq!(url, format!("redis://{}", server.address()));
-        assert_eq!(talk(&server, &["PING", "INCR counter"]).await, ["+PONG", ":1"]);
+        assert_eq!(talk(&server, &[&["PING"], &["INCR", "counter"]]).await, [status("PONG"), Reply::Integer(1)]);
         server.restart().await;
         assert_eq!(server.url(), url);
         assert_ne!(server.process().id(), first);
-        assert_eq!(talk(&server, &["PING", "INCR counter"]).await, ["+PONG", ":1"]);
+        assert_eq!(talk(&server, &[&["PING"], &["INCR", "counter"]]).await, [status("PONG"), Reply::Integer(1)]);
     }
 
     #[tokio::test]
     async fn an_append_only_file_survives_a_kill() {
         let server = RedisServer::builder().append_only(Fsync::Always).start().await;
-        assert_eq!(talk(&server, &["INCR counter"]).await, [":1"]);
+        assert_eq!(talk(&server, &[&["INCR", "counter"]]).await, [Reply::Integer(1)]);
         server.kill();
         assert!(TcpStream::connect(server.address()).await.is_err());
         server.restart().await;
-        assert_eq!(talk(&server, &["INCR counter"]).await, [":2"]);
+        assert_eq!(talk(&server, &[&["INCR", "counter"]]).await, [Reply::Integer(2)]);
     }
 
     #[tokio::test]
     async fn wants_its_user() {
         let server = RedisServer::builder().user("gateway", "p@ss\"word").start().await;
         assert_eq!(server.url(), format!("redis://gateway:p%40ss%22word@{}", server.address()));
-        let answers = talk(&server, &["PING", r#"AUTH gateway "p@ss\"word""#, "PING"]).await;
-        assert_eq!(answers, ["-NOAUTH Authentication required.", "+OK", "+PONG"]);
+        let login = ["AUTH", "gateway", "p@ss\"word"];
+        let answers = talk(&server, &[&["PING"], &login, &["PING"]]).await;
+        let refused = Reply::Error("NOAUTH Authentication required.".to_owned());
+        assert_eq!(answers, [refused, status("OK"), status("PONG")]);
+        let who = server.command(&["ACL", "WHOAMI"]).await;
+        assert_eq!(who, Reply::Bulk(b"gateway".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn a_paused_server_answers_when_it_is_resumed() {
+        let server = RedisServer::start().await;
+        server.pause();
+        let asking = server.command(&["PING"]);
+        tokio::pin!(asking);
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut asking).await;
+        assert!(early.is_err(), "a paused server answered {early:?}");
+        server.resume();
+        assert_eq!(tokio::time::timeout(Duration::from_secs(5), asking).await.unwrap(), status("PONG"));
+    }
+
+    #[tokio::test]
+    async fn speaks_tls_for_who_trusts_its_authority() {
+        let server = RedisServer::builder().tls().start().await;
+        assert_eq!(server.url(), format!("rediss://{}", server.address()));
+        let ping = reply::encode(&["PING"]);
+        let answer = exchange(server.address(), server.authority_file().unwrap(), b"", &ping).unwrap();
+        assert_eq!(answer, b"+PONG\r\n");
+        let stranger = RedisServer::builder().tls().start().await;
+        exchange(server.address(), stranger.authority_file().unwrap(), b"", &ping).unwrap_err();
     }
 }

@@ -55,3 +55,57 @@ fn end_with_parent(command: &mut Command) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use crate::process::Process;
+    use crate::wait::{wait_for_blocking, wait_until};
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    /// Set for the copy of this test that is killed.
+    const VICTIM: &str = "FANFARE_TESTKIT_VICTIM";
+
+    #[tokio::test]
+    async fn a_child_ends_when_the_test_process_is_killed() {
+        if env::var_os(VICTIM).is_some() {
+            return be_the_victim();
+        }
+        let this = "spawner::tests::a_child_ends_when_the_test_process_is_killed";
+        let victim = Process::new(env::current_exe().unwrap())
+            .arguments([this, "--exact", "--nocapture"])
+            .environment(VICTIM, "1");
+        victim.start();
+        let child: u32 = wait_for_blocking("the victim's child", SOON, || {
+            victim.stdout().lines().find_map(|line| line.strip_prefix("child ")?.strip_suffix('.')?.parse().ok())
+        });
+        let proc = format!("/proc/{child}");
+        assert!(Path::new(&proc).exists());
+        victim.kill();
+        let gone = || match std::fs::read_to_string(format!("{proc}/stat")) {
+            // Killed, and whoever adopted it has not waited for it yet.
+            Ok(stat) => stat.contains(") Z "),
+            Err(_) => true,
+        };
+        wait_until("the end of the victim's child", SOON, gone).await;
+    }
+
+    /// Starts a child from a thread that ends, and outlives it only until the parent kills this process.
+    fn be_the_victim() {
+        let child = std::thread::spawn(|| {
+            let child = Process::new("/bin/sleep").argument("600");
+            child.start();
+            child
+        })
+        .join()
+        .unwrap();
+        println!("child {}.", child.id());
+        loop {
+            std::thread::park();
+        }
+    }
+}

@@ -99,3 +99,69 @@ fn parameters(names: &[&str], common_name: &str) -> CertificateParams {
 fn new_key() -> KeyPair {
     KeyPair::generate().expect("the system has randomness")
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::io::{self, BufRead, BufReader, Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, Stream};
+
+    use super::*;
+
+    /// Connects with TLS, trusting one authority only, sends `request` and gives one line of the answer. Where a
+    /// `greeting` is expected, a line that starts with it comes before TLS begins.
+    pub(crate) fn exchange(
+        server: SocketAddr,
+        authority: &Path,
+        greeting: &[u8],
+        request: &[u8],
+    ) -> io::Result<Vec<u8>> {
+        let mut trusted = RootCertStore::empty();
+        trusted.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let configuration = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(trusted)
+            .with_no_client_auth();
+        let mut session = ClientConnection::new(Arc::new(configuration), server.ip().into()).unwrap();
+        let mut socket = TcpStream::connect(server)?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        if !greeting.is_empty() {
+            let line = read_line_unbuffered(&mut socket)?;
+            assert!(line.starts_with(greeting), "{}", String::from_utf8_lossy(&line));
+        }
+        let mut stream = Stream::new(&mut session, &mut socket);
+        stream.write_all(request)?;
+        let mut answer = Vec::new();
+        BufReader::new(stream).read_until(b'\n', &mut answer)?;
+        Ok(answer)
+    }
+
+    /// Reads byte by byte, so that nothing of TLS is swallowed.
+    fn read_line_unbuffered(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') {
+            let mut byte = [0];
+            socket.read_exact(&mut byte)?;
+            line.extend(byte);
+        }
+        Ok(line)
+    }
+
+    #[test]
+    fn each_authority_is_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, other) = (Authority::generate(), Authority::generate());
+        assert_ne!(one.certificate(), other.certificate());
+        let files = one.write(directory.path(), &["127.3.4.5", "localhost"]);
+        assert_eq!(fs::read_to_string(&files.authority).unwrap(), one.certificate());
+        assert!(fs::read_to_string(&files.key).unwrap().starts_with("-----BEGIN PRIVATE KEY-----"));
+        let certificate = fs::read_to_string(&files.certificate).unwrap();
+        assert!(CertificateDer::from_pem_slice(certificate.as_bytes()).is_ok(), "{certificate}");
+    }
+}
