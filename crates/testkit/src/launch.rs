@@ -74,7 +74,10 @@ pub(crate) fn find_program(variable: &str, name: &str, package: &str) -> PathBuf
 }
 
 /// Starts `process` and waits until `probe` says that it answers. The error tells the process's log.
-pub(crate) async fn start_and_wait(process: &Process, probe: impl AsyncFnMut() -> bool) -> Result<(), String> {
+pub(crate) async fn start_and_wait<Answer: Future<Output = bool>>(
+    process: &Process,
+    probe: impl FnMut() -> Answer,
+) -> Result<(), String> {
     process.start();
     wait_ready(process, probe).await
 }
@@ -84,7 +87,11 @@ pub(crate) async fn start_and_wait(process: &Process, probe: impl AsyncFnMut() -
 /// # Panics
 ///
 /// When it does not start.
-pub(crate) async fn restart(process: &Process, address: SocketAddr, mut probe: impl AsyncFnMut() -> bool) {
+pub(crate) async fn restart<Answer: Future<Output = bool>>(
+    process: &Process,
+    address: SocketAddr,
+    mut probe: impl FnMut() -> Answer,
+) {
     process.stop(STOP_DEADLINE).await;
     let mut failure = String::new();
     for _ in 0..START_ATTEMPTS {
@@ -97,7 +104,10 @@ pub(crate) async fn restart(process: &Process, address: SocketAddr, mut probe: i
 }
 
 /// Waits until `probe` says that the started `process` answers. The error tells the process's log.
-pub(crate) async fn wait_ready(process: &Process, mut probe: impl AsyncFnMut() -> bool) -> Result<(), String> {
+pub(crate) async fn wait_ready<Answer: Future<Output = bool>>(
+    process: &Process,
+    mut probe: impl FnMut() -> Answer,
+) -> Result<(), String> {
     let ready = async {
         loop {
             if tokio::time::timeout(PROBE_DEADLINE, probe()).await == Ok(true) {

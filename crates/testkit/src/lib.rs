@@ -20,3 +20,21 @@ pub use process::Process;
 pub use proxy::TcpProxy;
 pub use redis::RedisServer;
 pub use wait::{wait_for, wait_for_blocking, wait_until};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn servers_can_be_handled_by_tasks() {
+        tokio::spawn(async {
+            let (nats, redis) = tokio::join!(NatsServer::start(), RedisServer::start());
+            tokio::join!(nats.restart(), redis.restart());
+            nats.stop().await;
+            redis.stop().await;
+            assert!(!nats.process().is_running() && !redis.process().is_running());
+        })
+        .await
+        .unwrap();
+    }
+}

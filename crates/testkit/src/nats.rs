@@ -288,7 +288,7 @@ impl NatsServer {
     ///
     /// When it does not start.
     pub async fn restart(&self) {
-        launch::restart(&self.process, self.address(), async || self.answers().await).await;
+        launch::restart(&self.process, self.address(), || self.answers()).await;
     }
 
     /// Kills the server (SIGKILL).
@@ -362,9 +362,9 @@ async fn start_all(servers: &[NatsServer]) -> Result<(), String> {
     for server in others {
         server.process.start();
     }
-    launch::start_and_wait(&last.process, async || last.has_joined().await).await?;
+    launch::start_and_wait(&last.process, || last.has_joined()).await?;
     for server in others {
-        launch::wait_ready(&server.process, async || server.has_joined().await).await?;
+        launch::wait_ready(&server.process, || server.has_joined()).await?;
     }
     Ok(())
 }

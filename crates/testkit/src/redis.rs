@@ -98,7 +98,7 @@ impl RedisBuilder {
         let mut failure = String::new();
         for _ in 0..START_ATTEMPTS {
             let server = self.prepare();
-            match launch::start_and_wait(&server.process, async || server.answers().await).await {
+            match launch::start_and_wait(&server.process, || server.answers()).await {
                 Ok(()) => return server,
                 Err(error) => failure = error,
             }
@@ -222,7 +222,7 @@ impl RedisServer {
     ///
     /// When it does not start.
     pub async fn restart(&self) {
-        launch::restart(&self.process, self.address, async || self.answers().await).await;
+        launch::restart(&self.process, self.address, || self.answers()).await;
     }
 
     /// Kills the server (SIGKILL).

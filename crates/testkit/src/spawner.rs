@@ -63,7 +63,7 @@ mod tests {
     use std::time::Duration;
 
     use crate::process::Process;
-    use crate::wait::{wait_for_blocking, wait_until};
+    use crate::wait::{wait_for, wait_until};
 
     const SOON: Duration = Duration::from_secs(5);
 
@@ -76,13 +76,18 @@ mod tests {
             return be_the_victim();
         }
         let this = "spawner::tests::a_child_ends_when_the_test_process_is_killed";
-        let victim = Process::new(env::current_exe().unwrap())
+        let victim = Process::new(env::current_exe().unwrap());
+        // The victim has no time to remove its directories, so they are in one that is removed here.
+        let directory = victim.directory().to_owned();
+        let victim = victim
             .arguments([this, "--exact", "--nocapture"])
-            .environment(VICTIM, "1");
+            .environment(VICTIM, "1")
+            .environment("TMPDIR", directory);
         victim.start();
-        let child: u32 = wait_for_blocking("the victim's child", SOON, || {
+        let child: u32 = wait_for("the victim's child", SOON, async || {
             victim.stdout().lines().find_map(|line| line.strip_prefix("child ")?.strip_suffix('.')?.parse().ok())
-        });
+        })
+        .await;
         let proc = format!("/proc/{child}");
         assert!(Path::new(&proc).exists());
         victim.kill();

@@ -9,7 +9,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Calls `probe` every 10 ms until it gives `Some`, and returns what it gave.
 ///
 /// The probe itself is cut off at the deadline too, so it may wait on something that never comes. `what` completes the
-/// sentence "waited 5 s for …".
+/// sentence "waited 5 s for …". Within `tokio::spawn` the compiler may not see that an `async` closure is `Send`; use
+/// [`wait_until`] there.
 ///
 /// # Panics
 ///
@@ -44,7 +45,17 @@ pub fn wait_for<T>(
 /// When `deadline` has passed, as [`wait_for`] does.
 #[track_caller]
 pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
-    wait_for(what, deadline, async move || condition().then_some(()))
+    let place = Location::caller();
+    async move {
+        let looking = async {
+            while !condition() {
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        };
+        if tokio::time::timeout(deadline, looking).await.is_err() {
+            panic!("{}", overdue(what, deadline, place));
+        }
+    }
 }
 
 /// Like [`wait_for`], for tests that have no runtime; blocks the thread. The probe is not cut off.
@@ -96,6 +107,21 @@ mod tests {
         let message = panic_text(waiting.await.unwrap_err().into_panic());
         assert!(message.starts_with("waited 30ms in vain for nothing (at "), "{message}");
         assert!(message.contains("wait.rs"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn a_condition_is_waited_for_in_a_task_too() {
+        let waiting = tokio::spawn(async {
+            let mut looks = 0;
+            wait_until("the second look", Duration::from_secs(5), || {
+                looks += 1;
+                looks == 2
+            })
+            .await;
+            wait_until("the impossible", Duration::from_millis(30), || false).await;
+        });
+        let message = panic_text(waiting.await.unwrap_err().into_panic());
+        assert!(message.starts_with("waited 30ms in vain for the impossible"), "{message}");
     }
 
     #[test]
