@@ -5,6 +5,20 @@
 //!
 //! A fault in the kit's own work (a missing program, a server that does not start) is a panic that says what to do
 //! about it: a test that cannot run has failed, it is never skipped.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use fanfare_testkit::{NatsServer, TcpProxy, wait_until};
+//!
+//! # async fn example() {
+//! let nats = NatsServer::builder().password("gateway", "secret").start().await;
+//! let proxy = TcpProxy::start(nats.address()); // clients connect to proxy.address()
+//! proxy.pause(); // the network is parted
+//! proxy.resume();
+//! nats.restart().await; // the same address, configuration and data
+//! wait_until("the client's return", Duration::from_secs(5), || proxy.connections() == 1).await;
+//! # }
+//! ```
 
 mod launch;
 pub mod nats;
