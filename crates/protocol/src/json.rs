@@ -16,9 +16,7 @@ pub fn decode_frame(text: &str, mut each: impl FnMut(Result<ClientMessage, Decod
     }
     match serde_json::from_str::<Vec<&RawValue>>(text) {
         Ok(objects) if objects.is_empty() || objects.len() > limits::COMMANDS_PER_FRAME => {
-            let message =
-                format!("the frame has {} commands; allowed are 1 to {}", objects.len(), limits::COMMANDS_PER_FRAME);
-            each(Err(DecodeError::bad_request(None, message)));
+            each(Err(wrong_count(objects.len())));
         }
         Ok(objects) => objects.into_iter().for_each(|object| each(decode_object(object.get()))),
         Err(error) => each(Err(DecodeError::bad_request(None, format!("the frame is not JSON: {error}")))),
@@ -68,7 +66,19 @@ fn write_name(out: &mut Vec<u8>, name: &str) {
     out.extend_from_slice(b"\":");
 }
 
-fn write<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+/// The answer to a frame of no commands, or of too many.
+pub(crate) fn wrong_count(count: usize) -> DecodeError {
+    let message = format!("the frame has {count} commands; allowed are 1 to {}", limits::COMMANDS_PER_FRAME);
+    DecodeError::bad_request(None, message)
+}
+
+/// The id of a command of which nothing else is read.
+pub(crate) fn command_id(text: &str) -> Option<u64> {
+    let head: Head<'_> = serde_json::from_str(text).ok()?;
+    decode_id(head.id?.get()).ok()
+}
+
+pub(crate) fn write<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(out, value).expect("our own types have string keys, and a Vec takes every byte");
 }
 
@@ -123,7 +133,7 @@ struct RefreshFields {
     token: String,
 }
 
-fn decode_object(text: &str) -> Result<ClientMessage, DecodeError> {
+pub(crate) fn decode_object(text: &str) -> Result<ClientMessage, DecodeError> {
     let head: Head<'_> = serde_json::from_str(text)
         .map_err(|error| DecodeError::bad_request(None, format!("the frame is no JSON object: {error}")))?;
     let id = head.id.map(|raw| decode_id(raw.get())).transpose()?;
