@@ -1,6 +1,6 @@
 //! What a session asks of its edge, and what the edge answers.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 use fanfare_protocol::{Channel, CloseCode, ErrorBody, ServerMessage, Topic};
@@ -12,7 +12,7 @@ use crate::Grant;
 pub struct OpId(pub u32);
 
 /// What the edge has to do, in this order.
-#[derive(Debug)]
+#[derive(PartialEq)]
 pub enum Action {
     /// Verify a token; answer with [`Completion::Authenticated`].
     Authenticate {
@@ -48,8 +48,25 @@ pub enum Action {
     },
 }
 
+/// Without the token: tokens are never logged.
+impl fmt::Debug for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Authenticate { op, .. } => f.debug_struct("Authenticate").field("op", op).finish_non_exhaustive(),
+            Self::Subscribe { op, topic } => f.debug_struct("Subscribe").field("op", op).field("topic", topic).finish(),
+            Self::Unsubscribe { topic } => f.debug_struct("Unsubscribe").field("topic", topic).finish(),
+            Self::Publish(publish) => f.debug_tuple("Publish").field(publish).finish(),
+            Self::Send(message) => f.debug_tuple("Send").field(message).finish(),
+            Self::Ping => f.write_str("Ping"),
+            Self::Close { code, reason } => {
+                f.debug_struct("Close").field("code", code).field("reason", reason).finish()
+            }
+        }
+    }
+}
+
 /// An event of a client that was allowed.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct PublishAction {
     /// For the completion.
     pub op: OpId,

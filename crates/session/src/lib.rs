@@ -5,9 +5,17 @@
 
 mod action;
 mod config;
+mod connecting;
 mod grant;
+mod liveness;
+mod pending;
+mod permission;
+mod publishing;
 mod session;
+mod subscriptions;
 mod time;
+mod token;
+mod topic_set;
 
 pub use action::{Action, Completion, Granted, OpId, PublishAction, Refusal};
 pub use config::{Access, Namespace, NamespaceTable, SessionConfig};

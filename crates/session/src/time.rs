@@ -32,3 +32,13 @@ impl std::ops::Add<Duration> for Time {
         Self(self.0.saturating_add(millis))
     }
 }
+
+impl std::ops::Sub<Duration> for Time {
+    type Output = Self;
+
+    /// Stops at zero instead of underflowing.
+    fn sub(self, duration: Duration) -> Self {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(millis))
+    }
+}

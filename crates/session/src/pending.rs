@@ -1,0 +1,215 @@
+//! What a session waits for: commands behind the connect, and operations without their completion.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use fanfare_protocol::{Command, CommandKind, ErrorBody, ErrorCode, SubscriptionOutcome, Topic, limits};
+use smallvec::SmallVec;
+
+use crate::OpId;
+
+/// Bytes of commands that wait for the connect before them. One alone may be larger: it was within the message limit.
+pub(crate) const WAITING_BYTES: usize = 4 * limits::MESSAGE_BYTES;
+
+/// Names of `subscribe` lists that wait for their outcomes. One list alone may be longer: it was within the message limit.
+pub(crate) const NAMES_IN_FLIGHT: usize = 16_384;
+
+/// Allocated only while there is something to wait for.
+#[derive(Default)]
+pub(crate) struct Pending {
+    /// Behind the authentication that is in flight.
+    waiting: VecDeque<Command>,
+    waiting_bytes: usize,
+    /// By the op of their action.
+    operations: HashMap<OpId, Operation>,
+    /// The operations that make a subscription, by what they subscribe to.
+    making: BTreeMap<Topic, OpId>,
+    /// Lists whose outcomes are not all there. Their ops are not the edge's.
+    batches: HashMap<OpId, Batch>,
+    /// Names in `batches`.
+    names: usize,
+    /// Commands whose reply has to come out of `operations` or `batches`; a refresh is not counted, there is at most one.
+    in_flight: usize,
+}
+
+/// Something the edge has been asked to do.
+#[derive(Debug)]
+pub(crate) enum Operation {
+    Connect(Opening),
+    Refresh { id: u64 },
+    Subscribe { topic: Topic, askers: Askers },
+    Publish { id: u64 },
+}
+
+/// What the session was connected by, and so how it is told.
+#[derive(Debug)]
+pub(crate) enum Opening {
+    Command { id: u64 },
+    Handshake { channels: Vec<String> },
+}
+
+/// Who is told about a subscription. Nearly always one.
+pub(crate) type Askers = SmallVec<[Asker; 1]>;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Asker {
+    Command { id: u64 },
+    Handshake,
+    Batch { batch: OpId, index: u32 },
+}
+
+/// A `subscribe` with a list.
+struct Batch {
+    id: u64,
+    outcomes: Vec<SubscriptionOutcome>,
+    missing: usize,
+}
+
+/// The outcomes of a list, all of them.
+pub(crate) struct FinishedBatch {
+    pub(crate) id: u64,
+    pub(crate) outcomes: Vec<SubscriptionOutcome>,
+}
+
+impl Pending {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.operations.is_empty() && self.batches.is_empty()
+    }
+
+    /// Keeps a command until the session is connected.
+    pub(crate) fn wait(&mut self, command: Command, max_commands: usize) -> Result<(), ErrorBody> {
+        if self.waiting.len() >= max_commands {
+            let message = format!("{max_commands} commands wait for the connect; more are not allowed");
+            return Err(ErrorBody::new(ErrorCode::LimitExceeded, message));
+        }
+        let bytes = weight(&command);
+        if !self.waiting.is_empty() && self.waiting_bytes + bytes > WAITING_BYTES {
+            let message = format!("the commands that wait for the connect are over {WAITING_BYTES} bytes");
+            return Err(ErrorBody::new(ErrorCode::LimitExceeded, message));
+        }
+        self.waiting_bytes += bytes;
+        self.waiting.push_back(command);
+        Ok(())
+    }
+
+    pub(crate) fn take_waiting(&mut self) -> VecDeque<Command> {
+        self.waiting_bytes = 0;
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Whether the op is in use.
+    pub(crate) fn knows(&self, op: OpId) -> bool {
+        self.operations.contains_key(&op) || self.batches.contains_key(&op)
+    }
+
+    pub(crate) fn operation(&self, op: OpId) -> Option<&Operation> {
+        self.operations.get(&op)
+    }
+
+    pub(crate) fn is_refreshing(&self) -> bool {
+        self.operations.values().any(|operation| matches!(operation, Operation::Refresh { .. }))
+    }
+
+    /// Commands in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Subscriptions that are being made.
+    pub(crate) fn making(&self) -> impl ExactSizeIterator<Item = &Topic> {
+        self.making.keys()
+    }
+
+    /// Whether a list of this many names may wait for its outcomes.
+    pub(crate) fn has_room_for_names(&self, names: usize) -> bool {
+        self.names == 0 || self.names + names <= NAMES_IN_FLIGHT
+    }
+
+    pub(crate) fn begin(&mut self, op: OpId, operation: Operation) {
+        match &operation {
+            Operation::Publish { .. } => self.in_flight += 1,
+            Operation::Subscribe { topic, askers } => {
+                self.in_flight += askers.iter().filter(|asker| matches!(asker, Asker::Command { .. })).count();
+                self.making.insert(topic.clone(), op);
+            }
+            Operation::Connect(_) | Operation::Refresh { .. } => {}
+        }
+        self.operations.insert(op, operation);
+    }
+
+    /// Adds who asks to a subscription that is being made; `false` where none is.
+    pub(crate) fn join(&mut self, topic: &Topic, asker: Asker) -> bool {
+        let operation = self.making.get(topic).and_then(|op| self.operations.get_mut(op));
+        let Some(Operation::Subscribe { askers, .. }) = operation else { return false };
+        askers.push(asker);
+        self.in_flight += usize::from(matches!(asker, Asker::Command { .. }));
+        true
+    }
+
+    /// Takes an operation out, completed. A subscription's askers are answered one by one, see [`answered`](Self::answered).
+    pub(crate) fn finish(&mut self, op: OpId) -> Option<Operation> {
+        let operation = self.operations.remove(&op)?;
+        match &operation {
+            Operation::Publish { .. } => self.in_flight -= 1,
+            Operation::Subscribe { topic, .. } => {
+                self.making.remove(topic);
+            }
+            Operation::Connect(_) | Operation::Refresh { .. } => {}
+        }
+        Some(operation)
+    }
+
+    /// Takes a subscription that is being made out, given up.
+    pub(crate) fn give_up(&mut self, topic: &Topic) -> Option<Askers> {
+        let op = *self.making.get(topic)?;
+        match self.finish(op)? {
+            Operation::Subscribe { askers, .. } => Some(askers),
+            other => unreachable!("making names operations that subscribe, not {other:?}"),
+        }
+    }
+
+    /// A single `subscribe` has been answered.
+    pub(crate) fn answered(&mut self) {
+        self.in_flight -= 1;
+    }
+
+    pub(crate) fn begin_batch(&mut self, batch: OpId, id: u64, outcomes: Vec<SubscriptionOutcome>, missing: usize) {
+        self.in_flight += 1;
+        self.names += outcomes.len();
+        self.batches.insert(batch, Batch { id, outcomes, missing });
+    }
+
+    /// Notes one outcome of a list; the last one gives all of them.
+    pub(crate) fn note_outcome(&mut self, batch: OpId, index: u32, error: Option<ErrorBody>) -> Option<FinishedBatch> {
+        let open = self.batches.get_mut(&batch)?;
+        open.outcomes[index as usize].error = error;
+        open.missing -= 1;
+        if open.missing > 0 {
+            return None;
+        }
+        let Batch { id, outcomes, .. } = self.batches.remove(&batch)?;
+        self.in_flight -= 1;
+        self.names -= outcomes.len();
+        Some(FinishedBatch { id, outcomes })
+    }
+}
+
+/// The bytes that a waiting command takes, about.
+fn weight(command: &Command) -> usize {
+    let names = |names: &[String]| names.iter().map(|name| size_of::<String>() + name.len()).sum();
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let heap = match &command.kind {
+        CommandKind::Connect { token } => text(token),
+        CommandKind::Subscribe { channel } | CommandKind::Unsubscribe { channel } => channel.len(),
+        CommandKind::SubscribeMany { channels } | CommandKind::UnsubscribeMany { channels } => names(channels),
+        CommandKind::Publish(publish) => {
+            publish.channel.len()
+                + publish.event.len()
+                + publish.data.as_ref().map_or(0, |data| data.get().len())
+                + text(&publish.key)
+                + text(&publish.publication_id)
+        }
+        CommandKind::Refresh { token } => token.len(),
+        CommandKind::Ping => 0,
+    };
+    size_of::<Command>() + heap
+}
