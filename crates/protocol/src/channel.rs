@@ -76,7 +76,8 @@ pub fn validate_channel(name: &str) -> Result<(), NameError> {
 }
 
 /// Writes any text as one segment: what a segment may not hold, and `=` itself, becomes `=XX` per byte (upper-case hex).
-/// This is how `user:{sub}` is built from a token's subject.
+/// This is how `user:{sub}` is built from a token's subject. Different texts give different segments. The result is a
+/// valid segment unless it is empty or longer than [`limits::SEGMENT_BYTES`]: no channel is called after such a subject.
 pub fn escape_segment(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::ErrorCode;
+use crate::{ErrorCode, limits};
 
 /// One object of a client's frame.
 #[derive(Debug)]
@@ -92,8 +92,26 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// A `BAD_REQUEST`.
+    /// A `BAD_REQUEST`. A message longer than [`limits::ERROR_MESSAGE_BYTES`] is cut: it may quote what the client sent.
     pub fn bad_request(id: Option<u64>, message: impl Into<String>) -> Self {
-        Self { id, code: ErrorCode::BadRequest, message: message.into() }
+        let mut message = message.into();
+        if message.len() > limits::ERROR_MESSAGE_BYTES {
+            message.truncate(message.floor_char_boundary(limits::ERROR_MESSAGE_BYTES - '…'.len_utf8()));
+            message.push('…');
+        }
+        Self { id, code: ErrorCode::BadRequest, message }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_quotes_much_is_cut_between_characters() {
+        let message = DecodeError::bad_request(None, "ü".repeat(limits::ERROR_MESSAGE_BYTES)).message;
+        assert!(message.len() <= limits::ERROR_MESSAGE_BYTES && message.ends_with("ü…"), "{message}");
+        let short = "ü".repeat(limits::ERROR_MESSAGE_BYTES / 2);
+        assert_eq!(DecodeError::bad_request(None, short.clone()).message, short);
     }
 }

@@ -149,7 +149,7 @@ impl<'a> Envelope<'a> {
         }
         let envelope = match (headers.event, headers.content_type) {
             (Some(event), Some(kind)) if is_octet_stream(kind) => Self::bare(event, Data::Bytes(body)),
-            (event, _) => match serde_json::from_slice::<Fields<'a>>(body) {
+            (event, _) => match Fields::parse(body) {
                 Ok(fields) => fields.envelope()?,
                 Err(reason) => match event {
                     Some(event) => {
@@ -305,6 +305,14 @@ fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<
 }
 
 impl<'a> Fields<'a> {
+    fn parse(body: &'a [u8]) -> serde_json::Result<Self> {
+        // serde reads a struct from a list of its values too; an envelope has names.
+        if body.trim_ascii_start().starts_with(b"[") {
+            return Err(serde::de::Error::invalid_type(serde::de::Unexpected::Seq, &"an object"));
+        }
+        serde_json::from_slice(body)
+    }
+
     fn envelope(self) -> Result<Envelope<'a>, EnvelopeError> {
         let data = match (self.data, self.data_base64) {
             (Some(_), Some(_)) => return Err(EnvelopeError::TwoPayloads),
@@ -352,6 +360,7 @@ mod tests {
         let headers = EnvelopeHeaders { event: Some("x"), content_type: None };
         let limit = limits::PUBLICATION_BYTES;
         assert!(matches!(parse("[1]"), Err(EnvelopeError::NotAnEnvelope(_))));
+        assert!(matches!(parse(r#"["x",1,null,null,null,null,null,null,null]"#), Err(EnvelopeError::NotAnEnvelope(_))));
         assert!(matches!(parse(r#"{"data":1}"#), Err(EnvelopeError::NotAnEnvelope(_))));
         let envelope = Envelope::parse(b"[1]", headers, limit).unwrap();
         assert!(matches!(envelope.data, Data::Json(raw) if raw.get() == "[1]"));

@@ -121,11 +121,17 @@ struct ChannelFields {
 struct PublishFields {
     channel: String,
     event: String,
+    #[serde(default, deserialize_with = "present")]
     data: Option<Box<RawValue>>,
     key: Option<String>,
     version: Option<u64>,
     publication_id: Option<String>,
     echo: Option<bool>,
+}
+
+/// A `null` is data too; an `Option` alone would take it for nothing.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -134,19 +140,24 @@ struct RefreshFields {
 }
 
 pub(crate) fn decode_object(text: &str) -> Result<ClientMessage, DecodeError> {
+    if text.starts_with('[') {
+        // serde reads a struct from a list of its values too; a command has names.
+        return Err(DecodeError::bad_request(None, "the frame is no JSON object: it is an array in an array"));
+    }
     let head: Head<'_> = serde_json::from_str(text)
         .map_err(|error| DecodeError::bad_request(None, format!("the frame is no JSON object: {error}")))?;
     let id = head.id.map(|raw| decode_id(raw.get())).transpose()?;
     let name: String = match head.r#type {
         Some(raw) => serde_json::from_str(raw.get())
-            .map_err(|_| DecodeError::bad_request(id, format!("type is {raw}; it must be a string")))?,
+            .map_err(|_| DecodeError::bad_request(id, format!("type must be a string, not {}", quoted(raw.get()))))?,
         None => return Err(DecodeError::bad_request(id, format!("type is missing; allowed are {TYPES}"))),
     };
     if name == "pong" {
         return Ok(ClientMessage::Pong);
     }
     let missing = || {
-        let message = format!("id is missing in {name:?}; it must be an integer from 0 to {}", limits::COMMAND_ID);
+        let message =
+            format!("id is missing in {:?}; it must be an integer from 0 to {}", quoted(&name), limits::COMMAND_ID);
         DecodeError::bad_request(None, message)
     };
     let id = id.ok_or_else(missing)?;
@@ -181,8 +192,13 @@ fn decode_kind(name: &str, text: &str) -> Result<CommandKind, String> {
         }),
         "refresh" => fields(name, text).map(|RefreshFields { token }| CommandKind::Refresh { token }),
         "ping" => Ok(CommandKind::Ping),
-        _ => Err(format!("type {name:?} is not known; allowed are {TYPES}")),
+        _ => Err(format!("type {:?} is not known; allowed are {TYPES}", quoted(name))),
     }
+}
+
+/// As much of what a client sent as an error quotes.
+fn quoted(text: &str) -> &str {
+    &text[..text.floor_char_boundary(64)]
 }
 
 fn fields<'a, T: Deserialize<'a>>(name: &str, text: &'a str) -> Result<T, String> {

@@ -22,7 +22,9 @@ pub const MESSAGE_BYTES: usize = 64 * 1024;
 pub const PUBLICATION_BYTES: usize = 1024 * 1024;
 /// Bytes of a token.
 pub const TOKEN_BYTES: usize = 16 * 1024;
-/// Levels of nesting that the MessagePack transcoder follows.
+/// Bytes of an error's message; a longer one is cut.
+pub const ERROR_MESSAGE_BYTES: usize = 512;
+/// Levels of arrays and maps in a client's MessagePack frame.
 pub const MSGPACK_DEPTH: usize = 64;
 /// Channels that a handshake (`/ws?channels=`) may name.
 pub const HANDSHAKE_CHANNELS: usize = 50;
