@@ -280,6 +280,7 @@ fn is_base64(text: &str) -> bool {
 pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Fields<'a> {
     #[serde(borrow)]
     event: Cow<'a, str>,

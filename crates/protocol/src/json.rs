@@ -99,6 +99,7 @@ struct ErrorWire<'a> {
 
 /// What every command has; read first, so that an error in the rest can be answered by id.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Head<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,

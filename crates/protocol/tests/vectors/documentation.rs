@@ -1,0 +1,1 @@
+//! docs/protocol.md is held to the vectors.

@@ -1,0 +1,194 @@
+//! server-frames.json: each reply, error and push; codes.json: each code.
+
+use std::collections::BTreeMap;
+
+use fanfare_protocol::{
+    CloseCode, Connected, ErrorBody, ErrorCode, Push, Reply, ServerMessage, Subscribed, SubscriptionOutcome, json,
+    msgpack,
+};
+use serde::Deserialize;
+
+use crate::{Differences, hex, read, unpack};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServerFrame {
+    name: String,
+    json: String,
+    msgpack: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Codes {
+    errors: Vec<ErrorEntry>,
+    closes: Vec<CloseEntry>,
+}
+
+#[derive(Deserialize, Debug, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct ErrorEntry {
+    code: String,
+    retryable: bool,
+    http_status: u16,
+}
+
+#[derive(Deserialize, Debug, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct CloseEntry {
+    code: u16,
+    name: String,
+    reconnect: bool,
+}
+
+#[test]
+fn every_server_frame_is_written_byte_for_byte() {
+    let mut differences = Differences::default();
+    let mut messages = messages();
+    for frame in read::<Vec<ServerFrame>>("server-frames.json") {
+        let name = &frame.name;
+        let message = messages.remove(name).unwrap_or_else(|| panic!("no message is called {name}"));
+        let (mut text, mut packed) = (Vec::new(), Vec::new());
+        json::write_message(&message, &mut text);
+        msgpack::write_message(&message, &mut packed);
+        differences.expect(name, "JSON", String::from_utf8(text).unwrap(), frame.json.clone());
+        differences.expect(name, "MessagePack", hex(&packed), frame.msgpack.clone());
+        differences.expect(name, "MessagePack in JSON", unpack(&frame.msgpack), frame.json);
+    }
+    assert!(messages.is_empty(), "without a vector: {:?}", messages.keys());
+    differences.report();
+}
+
+#[test]
+fn every_code_has_a_vector() {
+    let codes: Codes = read("codes.json");
+    let errors = ErrorCode::ALL.map(|code| ErrorEntry {
+        code: code.as_str().to_owned(),
+        retryable: code.retryable(),
+        http_status: code.http_status(),
+    });
+    assert_eq!(codes.errors, errors);
+    let closes = CloseCode::ALL.map(|code| CloseEntry {
+        code: code.as_u16(),
+        name: code.as_str().to_owned(),
+        reconnect: code.reconnect(),
+    });
+    assert_eq!(codes.closes, closes);
+}
+
+/// The message behind each vector, by its name.
+fn messages() -> BTreeMap<String, ServerMessage> {
+    let mut messages = BTreeMap::new();
+    for (name, id, reply) in replies() {
+        assert!(name.starts_with(reply_name(&reply)), "{name}");
+        messages.insert(name.to_owned(), ServerMessage::Reply { id, outcome: Ok(reply) });
+    }
+    for code in ErrorCode::ALL {
+        let name = format!("error-{}", code.as_str().to_lowercase().replace('_', "-"));
+        messages.insert(name, ServerMessage::Reply { id: 2, outcome: Err(error(code)) });
+    }
+    for (name, push) in pushes() {
+        assert!(name.starts_with(push_name(&push)), "{name}");
+        messages.insert(name.to_owned(), ServerMessage::Push(push));
+    }
+    messages
+}
+
+fn replies() -> [(&'static str, u64, Reply); 8] {
+    let anonymous = Connected { user: None, tenant: "default".to_owned(), expires_in_ms: None, ..connected() };
+    let subscribed = |channel: &str| Reply::Subscribed(Subscribed { channel: channel.to_owned() });
+    let subscriptions = vec![
+        SubscriptionOutcome { channel: "project:clx123".to_owned(), error: None },
+        SubscriptionOutcome { channel: "user:alice".to_owned(), error: Some(forbidden_channel()) },
+    ];
+    [
+        ("reply-connected", 1, Reply::Connected(connected())),
+        ("reply-connected-anonymous", 1, Reply::Connected(anonymous)),
+        ("reply-subscribed", 2, subscribed("project:clx123")),
+        ("reply-subscribed-pattern", 3, subscribed("project:*")),
+        ("reply-subscribed-many", 4, Reply::SubscribedMany { subscriptions }),
+        ("reply-done", 5, Reply::Done {}),
+        ("reply-refreshed", 12, Reply::Refreshed { expires_in_ms: Some(3_600_000) }),
+        ("reply-refreshed-without-expiry", 12, Reply::Refreshed { expires_in_ms: None }),
+    ]
+}
+
+fn pushes() -> [(&'static str, Push); 10] {
+    let channel = || "project:clx123".to_owned();
+    let narrowed = ErrorBody::new(ErrorCode::Forbidden, "the new token does not allow subscribe on \"project:clx123\"");
+    let not_json = "the frame is no JSON object: expected value at line 1 column 1";
+    [
+        ("push-connected", Push::Connected(connected())),
+        ("push-ping", Push::Ping {}),
+        ("push-token-expiring", Push::TokenExpiring { expires_in_ms: 30_000 }),
+        ("push-subscribed", Push::Subscribed(Subscribed { channel: channel() })),
+        ("push-unsubscribed", Push::Unsubscribed { channel: channel(), error: narrowed }),
+        ("push-gap", Push::Gap { channel: channel(), reason: "disconnected" }),
+        ("push-draining", Push::Draining { reconnect_after_ms: 1_500 }),
+        ("push-error", Push::Error { channel: None, error: ErrorBody::new(ErrorCode::BadRequest, not_json) }),
+        ("push-error-of-a-channel", Push::Error { channel: Some("user:alice".to_owned()), error: forbidden_channel() }),
+        ("push-error-unauthorized", Push::Error { channel: None, error: error(ErrorCode::Unauthorized) }),
+    ]
+}
+
+fn connected() -> Connected {
+    Connected {
+        session: "5f1d7a84c0e94b6fa2d3e81b9c470516".to_owned(),
+        protocol: fanfare_protocol::PROTOCOL_VERSION,
+        features: Vec::new(),
+        user: Some("alice".to_owned()),
+        tenant: "acme".to_owned(),
+        expires_in_ms: Some(3_600_000),
+        ping_interval_ms: 25_000,
+    }
+}
+
+fn forbidden_channel() -> ErrorBody {
+    ErrorBody::new(ErrorCode::Forbidden, "the token does not allow subscribe on \"user:alice\"")
+}
+
+fn error(code: ErrorCode) -> ErrorBody {
+    let message = match code {
+        ErrorCode::Unauthorized => "the token is not valid",
+        ErrorCode::TokenExpired => "the token has expired",
+        ErrorCode::Forbidden => "the token does not allow subscribe on \"project:clx123\"",
+        ErrorCode::RateLimit => "60 publications in one minute are allowed",
+        ErrorCode::LimitExceeded => "the session has 1000 subscriptions; allowed are 1000",
+        ErrorCode::BadRequest => {
+            "type \"presence\" is not known; allowed are connect, subscribe, unsubscribe, publish, refresh, ping, pong"
+        }
+        ErrorCode::NotFound => "no subscription to \"project:clx123\"",
+        ErrorCode::Unavailable => "the broker is not connected",
+        ErrorCode::Timeout => "the broker did not answer within 5 s",
+        ErrorCode::Internal => "a fault of the node",
+    };
+    let mut error = ErrorBody::new(code, message);
+    if code == ErrorCode::RateLimit {
+        error.reconnect_after_ms = Some(1_000);
+    }
+    error
+}
+
+/// No wildcard: a new reply does not compile until it has a name, and `replies` a vector.
+fn reply_name(reply: &Reply) -> &'static str {
+    match reply {
+        Reply::Done {} => "reply-done",
+        Reply::Connected(_) => "reply-connected",
+        Reply::Subscribed(_) | Reply::SubscribedMany { .. } => "reply-subscribed",
+        Reply::Refreshed { .. } => "reply-refreshed",
+    }
+}
+
+/// No wildcard, as in `reply_name`.
+fn push_name(push: &Push) -> &'static str {
+    match push {
+        Push::Connected(_) => "push-connected",
+        Push::Ping {} => "push-ping",
+        Push::TokenExpiring { .. } => "push-token-expiring",
+        Push::Subscribed(_) => "push-subscribed",
+        Push::Unsubscribed { .. } => "push-unsubscribed",
+        Push::Gap { .. } => "push-gap",
+        Push::Draining { .. } => "push-draining",
+        Push::Error { .. } => "push-error",
+    }
+}
