@@ -144,3 +144,280 @@ fn close_code(code: ErrorCode) -> (CloseCode, &'static str) {
         _ => (CloseCode::Unauthorized, "no valid token"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Completion, fixture::*};
+
+    fn refused(code: ErrorCode) -> Completion {
+        Completion::Authenticated(Err(ErrorBody::new(code, "why")))
+    }
+
+    #[test]
+    fn a_token_is_verified_and_the_client_told_who_it_is() {
+        let mut driver = Driver::new(token_config());
+        driver.send(7, connect(Some("t")));
+        assert_eq!(driver.actions(), [authenticate(1, "t")]);
+        assert_eq!(driver.session.tenant(), None);
+        driver.now = 1_000;
+        driver.complete(1, authenticated(grant(&[], Some(301_000))));
+        assert_eq!(driver.actions(), [reply(7, Reply::Connected(connected(Some("alice"), Some(300_000))))]);
+        assert_eq!(driver.session.tenant(), Some(&tenant()));
+        assert_eq!(driver.session.id().to_string(), ID);
+    }
+
+    #[test]
+    fn without_a_token_the_client_is_anonymous_where_that_is_allowed() {
+        let mut driver = Driver::new(config());
+        driver.send(7, connect(None));
+        assert_eq!(driver.actions(), [reply(7, Reply::Connected(connected(None, None)))]);
+        assert_eq!(driver.session.tenant(), Some(&tenant()));
+    }
+
+    #[test]
+    fn without_a_token_the_client_is_closed_where_one_is_required() {
+        let mut driver = Driver::new(token_config());
+        driver.send(7, connect(None));
+        assert_eq!(
+            driver.actions(),
+            [
+                error(7, ErrorCode::Unauthorized, "a token is required: anonymous clients are not allowed"),
+                close(CloseCode::Unauthorized, "no valid token")
+            ]
+        );
+    }
+
+    #[test]
+    fn a_refused_token_is_answered_and_closes_with_its_own_code() {
+        let unavailable = close(CloseCode::Unavailable, "the token cannot be verified now");
+        let unauthorized = close(CloseCode::Unauthorized, "no valid token");
+        for (code, closed) in [
+            (ErrorCode::TokenExpired, &close(CloseCode::TokenExpired, "the token has expired")),
+            (ErrorCode::Forbidden, &close(CloseCode::Forbidden, "the token does not allow connecting")),
+            (ErrorCode::Unavailable, &unavailable),
+            (ErrorCode::Timeout, &unavailable),
+            (ErrorCode::Unauthorized, &unauthorized),
+            (ErrorCode::BadRequest, &unauthorized),
+        ] {
+            let mut driver = Driver::new(config());
+            driver.send(7, connect(Some("t")));
+            driver.complete(1, refused(code));
+            let actions = driver.actions();
+            assert_eq!(actions[1..], [error(7, code, "why"), clone(closed)], "{code}");
+            let mut driver = Driver::new(config());
+            driver.shake(Some("t"), &["open:a"]);
+            driver.complete(1, refused(code));
+            let actions = driver.actions();
+            assert_eq!(actions[1..], [push_error(None, code, "why"), clone(closed)], "{code}");
+        }
+    }
+
+    fn clone(closed: &Action) -> Action {
+        let Action::Close { code, reason } = closed else { panic!("{closed:?} does not close") };
+        Action::Close { code: *code, reason: reason.clone() }
+    }
+
+    #[test]
+    fn a_second_connect_changes_nothing() {
+        let again =
+            |id| error(id, ErrorCode::BadRequest, "the session is connected, or is being connected; use refresh");
+        let mut driver = Driver::new(token_config());
+        driver.send(1, connect(Some("t")));
+        driver.send(2, connect(Some("u")));
+        assert_eq!(driver.actions(), [authenticate(1, "t"), again(2)]);
+        driver.complete(1, authenticated(grant(&[], None)));
+        driver.send(3, connect(None));
+        assert_eq!(driver.actions(), [reply(1, Reply::Connected(connected(Some("alice"), None))), again(3)]);
+        let mut driver = Driver::new(config());
+        driver.shake(None, &["open:a"]);
+        driver.actions();
+        driver.send(4, connect(Some("t")));
+        assert_eq!(driver.actions(), [again(4)]);
+    }
+
+    #[test]
+    fn a_token_of_the_handshake_connects_at_once_and_then_subscribes() {
+        let mut driver = Driver::new(token_config());
+        driver.shake(Some("t"), &["project:a", "other:b", "a b", "project:c", "project:a"]);
+        assert_eq!(driver.actions(), [authenticate(1, "t")]);
+        driver.complete(1, authenticated(grant(&["project:*"], None)));
+        assert_eq!(
+            driver.actions(),
+            [
+                push(Push::Connected(connected(Some("alice"), None))),
+                to_subscribe(2, "project:a"),
+                push_error(
+                    Some("other:b"),
+                    ErrorCode::Forbidden,
+                    "the token has no claim that allows subscribe on all of other:b"
+                ),
+                push_error(
+                    Some("a b"),
+                    ErrorCode::BadRequest,
+                    "' ' is not allowed in a segment; allowed are A-Z a-z 0-9 _ - = @ + ~ ,"
+                ),
+                to_subscribe(3, "project:c"),
+            ]
+        );
+        driver.complete(3, Completion::Subscribed(Err(ErrorBody::new(ErrorCode::Unavailable, "away"))));
+        driver.complete(2, made());
+        let told = || push(Push::Subscribed(fanfare_protocol::Subscribed { channel: "project:a".into() }));
+        assert_eq!(driver.actions(), [push_error(Some("project:c"), ErrorCode::Unavailable, "away"), told(), told()]);
+    }
+
+    #[test]
+    fn a_token_of_the_handshake_may_come_without_channels() {
+        let mut driver = Driver::new(token_config());
+        driver.shake(Some("t"), &[]);
+        driver.complete(1, authenticated(grant(&[], None)));
+        assert_eq!(driver.actions()[1..], [push(Push::Connected(connected(Some("alice"), None)))]);
+    }
+
+    #[test]
+    fn channels_of_the_handshake_connect_anonymously() {
+        let mut driver = Driver::new(config());
+        driver.shake(None, &["open:a"]);
+        assert_eq!(driver.actions(), [push(Push::Connected(connected(None, None))), to_subscribe(1, "open:a")]);
+    }
+
+    #[test]
+    fn channels_of_the_handshake_close_where_a_token_is_required() {
+        let mut driver = Driver::new(token_config());
+        driver.shake(None, &["open:a"]);
+        assert_eq!(
+            driver.actions(),
+            [
+                push_error(None, ErrorCode::Unauthorized, "a token is required: anonymous clients are not allowed"),
+                close(CloseCode::Unauthorized, "no valid token")
+            ]
+        );
+    }
+
+    #[test]
+    fn an_empty_handshake_leaves_it_to_the_first_command() {
+        let mut driver = Driver::new(config());
+        driver.shake(None, &[]);
+        assert_eq!(driver.actions(), []);
+        driver.send(1, connect(Some("t")));
+        assert_eq!(driver.actions(), [authenticate(1, "t")]);
+    }
+
+    #[test]
+    fn the_handshake_names_fifty_channels_at_most() {
+        let mut driver = Driver::new(crate::SessionConfig { max_subscriptions: 100, ..config() });
+        let names: Vec<String> = (0..52).map(|number| format!("open:{number}")).collect();
+        driver.shake(None, &names.iter().map(String::as_str).collect::<Vec<_>>());
+        let actions = driver.actions();
+        assert_eq!(actions.len(), 1 + 50 + 1);
+        assert_eq!(actions[50], to_subscribe(50, "open:49"));
+        assert_eq!(
+            actions[51],
+            push_error(
+                None,
+                ErrorCode::LimitExceeded,
+                "the handshake names 52 channels; allowed are 50, the others are left out"
+            )
+        );
+    }
+
+    #[test]
+    fn commands_wait_for_the_token_and_run_in_order() {
+        let mut driver = Driver::new(token_config());
+        driver.send(1, connect(Some("t")));
+        driver.send(2, subscribe("project:a"));
+        driver.send(3, fanfare_protocol::CommandKind::Ping);
+        driver.send(4, publish("project:a"));
+        driver.send(5, subscribe("project:b"));
+        assert_eq!(
+            driver.actions(),
+            [
+                authenticate(1, "t"),
+                error(5, ErrorCode::LimitExceeded, "3 commands wait for the connect; more are not allowed")
+            ]
+        );
+        driver.complete(1, authenticated(grant(&["project:*"], None)));
+        assert_eq!(
+            driver.actions(),
+            [
+                reply(1, Reply::Connected(connected(Some("alice"), None))),
+                to_subscribe(2, "project:a"),
+                reply(3, done()),
+                to_publish(3, "project:a"),
+            ]
+        );
+    }
+
+    #[test]
+    fn commands_that_wait_are_bounded_in_bytes() {
+        let mut driver = Driver::new(token_config());
+        let names: Vec<String> = (0..5_000).map(|number| format!("{number}")).collect();
+        let many = || fanfare_protocol::CommandKind::SubscribeMany { channels: names.clone() };
+        driver.send(1, connect(Some("t")));
+        driver.send(2, many());
+        driver.send(3, many());
+        driver.send(4, subscribe("project:a"));
+        assert_eq!(
+            driver.actions()[1..],
+            [error(3, ErrorCode::LimitExceeded, "the commands that wait for the connect are over 262144 bytes")]
+        );
+        driver.complete(1, authenticated(grant(&["project:*"], None)));
+        let actions = driver.actions();
+        assert_eq!(actions.len(), 3);
+        assert_eq!(actions[2], to_subscribe(3, "project:a"));
+    }
+
+    #[test]
+    fn commands_that_waited_for_a_refused_token_are_not_answered() {
+        let mut driver = Driver::new(token_config());
+        driver.send(1, connect(Some("t")));
+        driver.send(2, subscribe("project:a"));
+        driver.actions();
+        driver.complete(1, refused(ErrorCode::Unauthorized));
+        assert_eq!(
+            driver.actions(),
+            [error(1, ErrorCode::Unauthorized, "why"), close(CloseCode::Unauthorized, "no valid token")]
+        );
+    }
+
+    #[test]
+    fn any_first_command_connects_anonymously_without_a_word() {
+        let mut driver = Driver::new(config());
+        driver.send(1, subscribe("open:a"));
+        assert_eq!(driver.actions(), [to_subscribe(1, "open:a")]);
+        assert_eq!(driver.session.tenant(), Some(&tenant()));
+    }
+
+    #[test]
+    fn any_first_command_is_refused_where_a_token_is_required_and_connect_may_follow() {
+        let mut driver = Driver::new(token_config());
+        driver.send(1, subscribe("open:a"));
+        assert_eq!(
+            driver.actions(),
+            [error(1, ErrorCode::Unauthorized, "not connected: send connect with a token first")]
+        );
+        driver.send(2, connect(Some("t")));
+        assert_eq!(driver.actions(), [authenticate(1, "t")]);
+    }
+
+    #[test]
+    fn who_does_not_connect_in_time_is_closed() {
+        let late = || [close(CloseCode::ConnectTimeout, "not connected in time")];
+        let mut driver = Driver::new(token_config());
+        assert_eq!(driver.at(4_999), []);
+        assert_eq!(driver.expire(), late());
+        assert_eq!(driver.now, 5_000);
+        let mut authenticating = Driver::new(token_config());
+        authenticating.now = 4_000;
+        authenticating.send(1, connect(Some("t")));
+        authenticating.actions();
+        assert_eq!(authenticating.expire(), late());
+        assert_eq!(authenticating.now, 5_000);
+    }
+
+    #[test]
+    fn who_has_connected_in_time_is_not_closed() {
+        let mut driver = Driver::anonymous();
+        assert_eq!(driver.at(5_000), []);
+    }
+}

@@ -6,6 +6,8 @@
 mod action;
 mod config;
 mod connecting;
+#[cfg(test)]
+mod fixture;
 mod grant;
 mod liveness;
 mod pending;

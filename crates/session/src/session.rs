@@ -354,3 +354,175 @@ impl fmt::Debug for Session {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::*;
+
+    #[test]
+    fn an_idle_session_is_small() {
+        assert!(size_of::<Session>() <= 160, "{}", size_of::<Session>());
+        assert!(size_of::<Grant>() <= 96, "{}", size_of::<Grant>());
+        let driver = Driver::anonymous().subscribed(&["open:a"]);
+        assert!(driver.session.pending.is_none());
+        assert_eq!(driver.session.actions.capacity(), 0);
+    }
+
+    #[test]
+    fn the_first_silence_is_pinged_in_the_way_that_the_client_knows() {
+        let mut quiet = Driver::new(config());
+        quiet.shake(None, &["open:a"]);
+        quiet.actions();
+        assert_eq!(quiet.expire(), [Action::Ping]);
+        assert_eq!(quiet.now, 25_000);
+        let mut talking = Driver::anonymous();
+        assert_eq!(talking.expire(), [push(Push::Ping {})]);
+        assert_eq!(talking.now, 25_000);
+    }
+
+    #[test]
+    fn silence_after_a_ping_closes() {
+        let mut driver = Driver::anonymous();
+        driver.expire();
+        assert_eq!(driver.expire(), [close(CloseCode::PingTimeout, "no answer to a ping")]);
+        assert_eq!(driver.now, 35_000);
+    }
+
+    #[test]
+    fn every_sign_of_life_puts_the_ping_off() {
+        type Sign = fn(&mut Driver);
+        let signs: [Sign; 4] = [
+            |driver| driver.session.handle_activity(driver.time()),
+            |driver| driver.session.handle_message(driver.time(), ClientMessage::Pong),
+            |driver| driver.send(1, CommandKind::Ping),
+            |driver| driver.session.handle_malformed(driver.time(), DecodeError::bad_request(None, "?")),
+        ];
+        for sign in signs {
+            let mut driver = Driver::anonymous();
+            driver.expire();
+            driver.now = 34_999;
+            sign(&mut driver);
+            driver.actions();
+            assert_eq!(driver.at(35_000), []);
+            assert_eq!(driver.session.poll_timeout(), Some(Time::from_millis(59_999)));
+        }
+    }
+
+    #[test]
+    fn a_ping_of_the_client_is_answered_and_a_pong_is_not() {
+        let mut driver = Driver::anonymous();
+        driver.send(9, CommandKind::Ping);
+        driver.session.handle_message(driver.time(), ClientMessage::Pong);
+        assert_eq!(driver.actions(), [reply(9, done())]);
+    }
+
+    #[test]
+    fn malformed_frames_are_answered_and_the_last_closes() {
+        let mut driver = Driver::anonymous();
+        let mut malformed = |id, message| {
+            driver.session.handle_malformed(driver.time(), DecodeError::bad_request(id, message));
+            driver.actions()
+        };
+        assert_eq!(malformed(Some(7), "no type"), [error(7, ErrorCode::BadRequest, "no type")]);
+        assert_eq!(malformed(None, "no JSON"), [push_error(None, ErrorCode::BadRequest, "no JSON")]);
+        assert_eq!(
+            malformed(Some(8), "again"),
+            [error(8, ErrorCode::BadRequest, "again"), close(CloseCode::BadRequest, "too many malformed commands")]
+        );
+        assert_eq!(malformed(Some(9), "more"), []);
+    }
+
+    #[test]
+    fn a_drain_says_when_to_come_back() {
+        let mut driver = Driver::new(config());
+        driver.session.handle_drain(driver.time(), 1_500);
+        assert_eq!(
+            driver.actions(),
+            [push(Push::Draining { reconnect_after_ms: 1_500 }), close(CloseCode::Draining, "the node is going away")]
+        );
+    }
+
+    #[test]
+    fn a_gap_is_told_to_subscribers_of_exactly_this_topic() {
+        let mut driver = Driver::anonymous().subscribed(&["open:*"]);
+        driver.session.handle_gap(Time::default(), &topic("open:a"), "interrupted");
+        assert_eq!(driver.actions(), []);
+        driver.session.handle_gap(Time::default(), &topic("open:*"), "interrupted");
+        assert_eq!(driver.actions(), [push(Push::Gap { channel: "open:*".into(), reason: "interrupted" })]);
+    }
+
+    #[test]
+    fn a_subscription_that_the_hub_ended_is_told_once() {
+        let mut driver = Driver::anonymous().subscribed(&["open:a"]);
+        let reason = || ErrorBody::new(ErrorCode::Unavailable, "the broker refused");
+        driver.session.handle_unsubscribed(Time::default(), &topic("open:b"), reason());
+        driver.session.handle_unsubscribed(Time::default(), &topic("open:a"), reason());
+        driver.session.handle_unsubscribed(Time::default(), &topic("open:a"), reason());
+        assert_eq!(driver.actions(), [push(Push::Unsubscribed { channel: "open:a".into(), error: reason() })]);
+        assert!(!driver.session.is_subscribed(&topic("open:a")));
+    }
+
+    #[test]
+    fn nothing_follows_a_close_and_nothing_is_taken() {
+        let mut driver = Driver::anonymous().subscribed(&["open:a"]);
+        driver.send(1, subscribe("open:b"));
+        driver.session.handle_drain(driver.time(), 0);
+        driver.actions();
+        driver.complete(2, made());
+        driver.send(2, subscribe("open:c"));
+        driver.shake(Some("t"), &["open:d"]);
+        driver.session.handle_malformed(driver.time(), DecodeError::bad_request(None, "?"));
+        driver.session.handle_gap(driver.time(), &topic("open:a"), "interrupted");
+        driver.session.handle_unsubscribed(driver.time(), &topic("open:a"), ErrorBody::new(ErrorCode::Internal, "?"));
+        driver.session.handle_activity(driver.time());
+        driver.session.handle_drain(driver.time(), 0);
+        assert_eq!(driver.at(u64::MAX), []);
+        assert_eq!(driver.session.poll_timeout(), None);
+        // What the edge has to end at the hub can still be read.
+        assert_eq!(driver.session.topics().collect::<Vec<_>>(), [&topic("open:a"), &topic("open:b")]);
+        assert_eq!(driver.session.tenant(), Some(&tenant()));
+    }
+
+    #[test]
+    fn a_completion_that_nobody_waits_for_is_passed_over() {
+        let mut driver = Driver::anonymous();
+        driver.complete(99, made());
+        driver.send(1, publish("open:a"));
+        driver.actions();
+        driver.complete(1, made());
+        assert_eq!(driver.actions(), []);
+        driver.complete(1, published());
+        driver.complete(1, published());
+        assert_eq!(driver.actions(), [reply(1, done())]);
+    }
+
+    #[test]
+    fn names_of_actions_in_flight_are_not_given_again() {
+        let mut driver = Driver::anonymous();
+        driver.send(1, publish("open:a"));
+        driver.session.last_op = u32::MAX - 1;
+        driver.send(2, publish("open:b"));
+        driver.send(3, publish("open:c"));
+        assert_eq!(
+            driver.actions(),
+            [to_publish(1, "open:a"), to_publish(u32::MAX, "open:b"), to_publish(0, "open:c")]
+        );
+        driver.complete(0, published());
+        driver.session.last_op = 0;
+        driver.send(4, publish("open:d"));
+        assert_eq!(driver.actions(), [reply(3, done()), to_publish(2, "open:d")]);
+    }
+
+    #[test]
+    fn no_token_is_ever_in_a_log() {
+        let mut driver = Driver::new(config());
+        let handshake = Handshake { token: Some("secret".into()), channels: Vec::new() };
+        let mut logged = format!("{handshake:?}");
+        driver.session.handle_handshake(Time::default(), handshake);
+        driver.send(1, refresh("secret"));
+        logged += &format!("{:?}", driver.session);
+        logged += &format!("{:?}", driver.actions());
+        assert!(logged.contains("Authenticate") && !logged.contains("secret"), "{logged}");
+    }
+}

@@ -156,3 +156,280 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Completion, SessionConfig, fixture::*};
+
+    fn outcomes(outcomes: &[(&str, Option<(ErrorCode, &str)>)]) -> Reply {
+        let outcome = |(channel, error): &(&str, Option<(ErrorCode, &str)>)| SubscriptionOutcome {
+            channel: (*channel).into(),
+            error: error.map(|(code, message)| ErrorBody::new(code, message)),
+        };
+        Reply::SubscribedMany { subscriptions: outcomes.iter().map(outcome).collect() }
+    }
+
+    fn failed(code: ErrorCode, message: &str) -> Completion {
+        Completion::Subscribed(Err(ErrorBody::new(code, message)))
+    }
+
+    #[test]
+    fn the_reply_follows_the_hub() {
+        let mut driver = Driver::anonymous();
+        driver.send(1, subscribe("open:a"));
+        assert_eq!(driver.actions(), [to_subscribe(1, "open:a")]);
+        assert!(!driver.session.is_subscribed(&topic("open:a")));
+        driver.complete(1, made());
+        assert_eq!(driver.actions(), [reply(1, subscribed("open:a"))]);
+        assert!(driver.session.is_subscribed(&topic("open:a")));
+        driver.send(2, subscribe("open:b"));
+        driver.complete(2, failed(ErrorCode::Unavailable, "the broker is away"));
+        assert_eq!(driver.actions()[1..], [error(2, ErrorCode::Unavailable, "the broker is away")]);
+        assert!(!driver.session.is_subscribed(&topic("open:b")));
+    }
+
+    #[test]
+    fn what_may_not_be_is_refused_without_the_hub() {
+        let mut driver = Driver::anonymous();
+        driver.send(1, subscribe("open:"));
+        driver.send(2, subscribe("project:a"));
+        driver.send(3, subscribe("undeclared:*"));
+        driver.send(4, subscribe("user:alice"));
+        driver.send(5, subscribe("open:a*"));
+        assert_eq!(
+            driver.actions(),
+            [
+                error(1, ErrorCode::BadRequest, "segment 1 has 0 bytes; allowed are 1 to 64"),
+                error(2, ErrorCode::Forbidden, "the token has no claim that allows subscribe on all of project:a"),
+                error(
+                    3,
+                    ErrorCode::Forbidden,
+                    r#""undeclared:*" is a pattern, and patterns are not allowed in namespace "undeclared""#
+                ),
+                error(
+                    4,
+                    ErrorCode::Forbidden,
+                    "subscribe on user:alice is allowed to its owner only: the user of user:{sub}"
+                ),
+                error(
+                    5,
+                    ErrorCode::BadRequest,
+                    "a wildcard is not allowed here; '*' stands for one whole segment and '**' for the rest at the end, never for the namespace"
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_claim_allows_a_channel_and_the_user_owns_one() {
+        let mut driver = Driver::with_grant(grant(&["project:*"], None));
+        driver.send(1, subscribe("project:*"));
+        driver.send(2, subscribe("user:alice"));
+        assert_eq!(driver.actions(), [to_subscribe(2, "project:*"), to_subscribe(3, "user:alice")]);
+    }
+
+    #[test]
+    fn subscribing_again_succeeds_without_the_hub() {
+        let mut driver = Driver::anonymous().subscribed(&["open:a"]);
+        driver.send(1, subscribe("open:a"));
+        driver.send(2, subscribe_many(&["open:a", "open:a"]));
+        assert_eq!(
+            driver.actions(),
+            [reply(1, subscribed("open:a")), reply(2, outcomes(&[("open:a", None), ("open:a", None)]))]
+        );
+    }
+
+    #[test]
+    fn subscribing_again_joins_what_is_in_flight() {
+        let mut driver = Driver::anonymous();
+        driver.send(1, subscribe("open:a"));
+        driver.send(2, subscribe("open:a"));
+        driver.send(3, subscribe_many(&["open:a", "open:a"]));
+        assert_eq!(driver.actions(), [to_subscribe(1, "open:a")]);
+        driver.complete(1, made());
+        assert_eq!(
+            driver.actions(),
+            [
+                reply(1, subscribed("open:a")),
+                reply(2, subscribed("open:a")),
+                reply(3, outcomes(&[("open:a", None), ("open:a", None)]))
+            ]
+        );
+        assert!(driver.session.pending.is_none());
+    }
+
+    #[test]
+    fn a_list_has_one_reply_in_the_order_asked_for() {
+        let mut driver = Driver::anonymous().subscribed(&["open:made"]);
+        driver.send(1, subscribe_many(&["open:b", "project:x", "open:made", "a b", "open:a"]));
+        // The list itself took one op, 2.
+        assert_eq!(driver.actions(), [to_subscribe(3, "open:b"), to_subscribe(4, "open:a")]);
+        driver.complete(4, made());
+        assert_eq!(driver.actions(), []);
+        driver.complete(3, failed(ErrorCode::Timeout, "late"));
+        assert_eq!(
+            driver.actions(),
+            [reply(
+                1,
+                outcomes(&[
+                    ("open:b", Some((ErrorCode::Timeout, "late"))),
+                    (
+                        "project:x",
+                        Some((
+                            ErrorCode::Forbidden,
+                            "the token has no claim that allows subscribe on all of project:x"
+                        ))
+                    ),
+                    ("open:made", None),
+                    (
+                        "a b",
+                        Some((
+                            ErrorCode::BadRequest,
+                            "' ' is not allowed in a segment; allowed are A-Z a-z 0-9 _ - = @ + ~ ,"
+                        ))
+                    ),
+                    ("open:a", None),
+                ])
+            )]
+        );
+    }
+
+    #[test]
+    fn subscriptions_made_and_in_flight_are_limited() {
+        let limit = "the session has 4 subscriptions; more are not allowed";
+        let mut driver = Driver::anonymous().subscribed(&["open:a", "open:b"]);
+        driver.send(1, subscribe("open:c"));
+        driver.send(2, subscribe_many(&["open:d", "open:e", "open:a"]));
+        driver.actions();
+        driver.send(3, subscribe("open:f"));
+        assert_eq!(driver.actions(), [error(3, ErrorCode::LimitExceeded, limit)]);
+        driver.complete(3, made());
+        driver.complete(5, made());
+        assert_eq!(
+            driver.actions(),
+            [
+                reply(1, subscribed("open:c")),
+                reply(
+                    2,
+                    outcomes(&[
+                        ("open:d", None),
+                        ("open:e", Some((ErrorCode::LimitExceeded, limit))),
+                        ("open:a", None)
+                    ])
+                )
+            ]
+        );
+        driver.send(4, unsubscribe("open:a"));
+        driver.send(5, subscribe("open:f"));
+        assert_eq!(driver.actions(), [to_unsubscribe("open:a"), reply(4, done()), to_subscribe(6, "open:f")]);
+    }
+
+    #[test]
+    fn commands_in_flight_are_limited() {
+        let mut driver = Driver::anonymous();
+        driver.send(1, subscribe("open:a"));
+        driver.send(2, subscribe("open:a"));
+        driver.send(3, subscribe_many(&["open:a", "open:b"]));
+        driver.actions();
+        driver.send(4, subscribe("open:a"));
+        driver.send(5, subscribe_many(&["open:c"]));
+        let limit = "3 commands wait for their reply; more are not allowed";
+        assert_eq!(
+            driver.actions(),
+            [error(4, ErrorCode::LimitExceeded, limit), error(5, ErrorCode::LimitExceeded, limit)]
+        );
+        driver.complete(1, made());
+        assert_eq!(driver.actions().len(), 2);
+        driver.send(6, subscribe("open:a"));
+        assert_eq!(driver.actions(), [reply(6, subscribed("open:a"))]);
+    }
+
+    #[test]
+    fn names_in_flight_are_limited_but_one_list_is_let_through() {
+        let config = SessionConfig { max_subscriptions: 1, max_pending_commands: 9, ..config() };
+        let mut driver = Driver::new(config);
+        let names = vec!["open:a"; NAMES_IN_FLIGHT + 1];
+        driver.send(1, subscribe_many(&names));
+        driver.send(2, subscribe_many(&["open:a", "open:a"]));
+        driver.send(3, subscribe("open:a"));
+        assert_eq!(
+            driver.actions(),
+            [
+                to_subscribe(2, "open:a"),
+                error(2, ErrorCode::LimitExceeded, "over 16384 channels of lists would wait for their outcome")
+            ]
+        );
+        driver.complete(2, made());
+        assert_eq!(driver.actions().len(), 2);
+        driver.send(4, subscribe_many(&["open:a", "open:a"]));
+        assert_eq!(driver.actions().len(), 1);
+    }
+
+    #[test]
+    fn unsubscribing_is_done_whether_it_was_subscribed_or_not() {
+        let mut driver = Driver::anonymous().subscribed(&["open:a", "open:*"]);
+        driver.send(1, unsubscribe("open:a"));
+        driver.send(2, unsubscribe("open:a"));
+        driver.send(
+            3,
+            fanfare_protocol::CommandKind::UnsubscribeMany { channels: strings(&["open:b", "open:*", "open:*"]) },
+        );
+        assert_eq!(
+            driver.actions(),
+            [to_unsubscribe("open:a"), reply(1, done()), reply(2, done()), to_unsubscribe("open:*"), reply(3, done())]
+        );
+        assert_eq!(driver.session.topics().count(), 0);
+    }
+
+    #[test]
+    fn unsubscribing_from_an_impossible_name_does_nothing_at_all() {
+        let mut driver = Driver::anonymous().subscribed(&["open:a"]);
+        let channels = strings(&["open:a", "open:"]);
+        driver.send(1, fanfare_protocol::CommandKind::UnsubscribeMany { channels });
+        assert_eq!(driver.actions(), [error(1, ErrorCode::BadRequest, "segment 1 has 0 bytes; allowed are 1 to 64")]);
+        assert!(driver.session.is_subscribed(&topic("open:a")));
+    }
+
+    #[test]
+    fn unsubscribing_gives_up_what_is_in_flight() {
+        let mut driver = Driver::anonymous();
+        let given_up = (ErrorCode::BadRequest, "unsubscribed before it was made");
+        driver.send(1, subscribe("open:a"));
+        driver.send(2, subscribe_many(&["open:a", "open:b"]));
+        driver.send(3, unsubscribe("open:a"));
+        assert_eq!(
+            driver.actions(),
+            [
+                to_subscribe(1, "open:a"),
+                to_subscribe(3, "open:b"),
+                to_unsubscribe("open:a"),
+                error(1, given_up.0, given_up.1),
+                reply(3, done())
+            ]
+        );
+        driver.complete(1, made());
+        assert_eq!(driver.actions(), []);
+        assert!(!driver.session.is_subscribed(&topic("open:a")));
+        driver.complete(3, made());
+        assert_eq!(driver.actions(), [reply(2, outcomes(&[("open:a", Some(given_up)), ("open:b", None)]))]);
+        driver.send(4, subscribe("open:a"));
+        assert_eq!(driver.actions(), [to_subscribe(4, "open:a")]);
+    }
+
+    #[test]
+    fn unsubscribing_gives_up_a_channel_of_the_handshake() {
+        let mut driver = Driver::new(config());
+        driver.shake(None, &["open:a"]);
+        driver.actions();
+        driver.send(1, unsubscribe("open:a"));
+        assert_eq!(
+            driver.actions(),
+            [
+                to_unsubscribe("open:a"),
+                push_error(Some("open:a"), ErrorCode::BadRequest, "unsubscribed before it was made"),
+                reply(1, done())
+            ]
+        );
+    }
+}

@@ -1,0 +1,537 @@
+//! Random inputs against a simple model of the edge, the hub and the clock: whatever comes in, the promises hold.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use fanfare_protocol::{
+    ClientMessage, CloseCode, Command, CommandKind, DecodeError, ErrorBody, ErrorCode, Pattern, PublishCommand, Push,
+    Reply, ServerMessage, Tenant, Topic,
+};
+use fanfare_session::{
+    Access, Action, Allow, Completion, Grant, Granted, Handshake, Namespace, NamespaceTable, OpId, Permission, Session,
+    SessionConfig, SessionId, Time,
+};
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+const MAX_SUBSCRIPTIONS: usize = 4;
+const MAX_PENDING_COMMANDS: usize = 3;
+const MAX_MALFORMED: u32 = 3;
+const CONNECT_TIMEOUT: u64 = 5_000;
+const PING_INTERVAL: u64 = 25_000;
+const PONG_TIMEOUT: u64 = 10_000;
+const TOKEN_LIFE: u64 = 100_000;
+
+/// Channels and patterns of every kind of access; the last one is no name at all.
+const NAMES: [&str; 11] = [
+    "open:a",
+    "open:b",
+    "open:*",
+    "project:a",
+    "project:b",
+    "project:*",
+    "user:alice",
+    "user:bob",
+    "room:a",
+    "closed:a",
+    "open:",
+];
+
+/// Whose token a completion brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Anonymous,
+    /// `project:*`, without an end.
+    Alice,
+    /// `project:a` only, with an end.
+    AliceWithLess,
+    /// `project:**`.
+    Bob,
+}
+
+impl Who {
+    /// Written out by hand, so that it is not the session's own reading of a grant.
+    fn may_subscribe(self, name: &str) -> bool {
+        match name {
+            "open:a" | "open:b" | "open:*" | "room:a" => true,
+            "project:a" => self != Self::Anonymous,
+            "project:b" | "project:*" => matches!(self, Self::Alice | Self::Bob),
+            "user:alice" => matches!(self, Self::Alice | Self::AliceWithLess),
+            "user:bob" => self == Self::Bob,
+            _ => false,
+        }
+    }
+
+    fn may_publish(self, name: &str, hub: &BTreeSet<String>) -> bool {
+        match name {
+            "room:a" => hub.contains("room:a"),
+            name => self.may_subscribe(name) && !name.contains('*'),
+        }
+    }
+
+    fn may_become(self, other: Self) -> bool {
+        matches!(
+            (self, other),
+            (Self::Alice | Self::AliceWithLess, Self::Alice | Self::AliceWithLess) | (Self::Bob, Self::Bob)
+        )
+    }
+
+    fn grant(self, now: u64) -> Grant {
+        let (user, pattern, expires_at) = match self {
+            Self::Anonymous => return Grant::anonymous(tenant()),
+            Self::Alice => ("alice", "project:*", None),
+            Self::AliceWithLess => ("alice", "project:a", Some(Time::from_millis(now + TOKEN_LIFE))),
+            Self::Bob => ("bob", "project:**", None),
+        };
+        let allow = Allow::SUBSCRIBE.union(Allow::PUBLISH);
+        Grant {
+            user: Some(user.into()),
+            expires_at,
+            permissions: [Permission { pattern: Pattern::parse(pattern).expect("a pattern"), allow }].into(),
+            ..Grant::anonymous(tenant())
+        }
+    }
+}
+
+/// One input.
+#[derive(Clone, Debug)]
+enum Step {
+    Connect {
+        with_token: bool,
+    },
+    Subscribe(&'static str),
+    SubscribeMany(Vec<&'static str>),
+    Unsubscribe(&'static str),
+    UnsubscribeMany(Vec<&'static str>),
+    Publish(&'static str),
+    Refresh,
+    Ping,
+    Pong,
+    Malformed {
+        with_id: bool,
+    },
+    Activity,
+    /// The `nth` of what is in flight is completed; `who` is `None` where it is refused.
+    Complete {
+        nth: usize,
+        who: Option<Who>,
+    },
+    CompleteUnknown,
+    Wait(u64),
+    Gap(&'static str),
+    EndAtHub(&'static str),
+    Drain,
+}
+
+fn name() -> impl Strategy<Value = &'static str> {
+    select(NAMES.as_slice())
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let who = || select([Who::Alice, Who::AliceWithLess, Who::Bob].as_slice());
+    prop_oneof![
+        2 => any::<bool>().prop_map(|with_token| Step::Connect { with_token }),
+        8 => name().prop_map(Step::Subscribe),
+        4 => vec(name(), 0..6).prop_map(Step::SubscribeMany),
+        4 => name().prop_map(Step::Unsubscribe),
+        2 => vec(name(), 0..4).prop_map(Step::UnsubscribeMany),
+        4 => name().prop_map(Step::Publish),
+        3 => Just(Step::Refresh),
+        1 => Just(Step::Ping),
+        1 => Just(Step::Pong),
+        1 => any::<bool>().prop_map(|with_id| Step::Malformed { with_id }),
+        2 => Just(Step::Activity),
+        16 => (0..8_usize, option::weighted(0.9, who())).prop_map(|(nth, who)| Step::Complete { nth, who }),
+        1 => Just(Step::CompleteUnknown),
+        4 => prop_oneof![0..2_000_u64, 0..30_000_u64].prop_map(Step::Wait),
+        1 => name().prop_map(Step::Gap),
+        2 => name().prop_map(Step::EndAtHub),
+    ]
+}
+
+/// What the edge has been asked for and has not completed.
+#[derive(Clone, Debug, PartialEq)]
+enum InFlight {
+    Authentication,
+    Subscription(String),
+    Publication,
+}
+
+/// The session with all that surrounds it.
+struct World {
+    session: Session,
+    anonymous: bool,
+    now: u64,
+    next_id: u64,
+    in_flight: BTreeMap<u32, InFlight>,
+    /// What the hub delivers to this session.
+    hub: BTreeSet<String>,
+    who: Option<Who>,
+    expires_at: Option<u64>,
+    last_activity: u64,
+    malformed: u32,
+    drained: bool,
+    refused: bool,
+    /// Commands without their reply.
+    unanswered: BTreeSet<u64>,
+    closed: Option<CloseCode>,
+}
+
+impl World {
+    fn new(anonymous: bool) -> Self {
+        Self {
+            session: Session::new(Arc::new(config(anonymous)), SessionId(1), Time::from_millis(0)),
+            anonymous,
+            now: 0,
+            next_id: 0,
+            in_flight: BTreeMap::new(),
+            hub: BTreeSet::new(),
+            who: None,
+            expires_at: None,
+            last_activity: 0,
+            malformed: 0,
+            drained: false,
+            refused: false,
+            unanswered: BTreeSet::new(),
+            closed: None,
+        }
+    }
+
+    fn time(&self) -> Time {
+        Time::from_millis(self.now)
+    }
+
+    fn shake(&mut self, with_token: bool, names: &[&'static str]) {
+        let token = with_token.then(|| "t".into());
+        self.open_anonymously(with_token || names.is_empty());
+        self.session.handle_handshake(self.time(), Handshake { token, channels: strings(names) });
+        self.settle();
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Connect { with_token } => self.send(CommandKind::Connect { token: with_token.then(|| "t".into()) }),
+            Step::Subscribe(name) => self.send(CommandKind::Subscribe { channel: name.into() }),
+            Step::SubscribeMany(names) => self.send(CommandKind::SubscribeMany { channels: strings(&names) }),
+            Step::Unsubscribe(name) => self.send(CommandKind::Unsubscribe { channel: name.into() }),
+            Step::UnsubscribeMany(names) => self.send(CommandKind::UnsubscribeMany { channels: strings(&names) }),
+            Step::Publish(name) => self.send(CommandKind::Publish(Box::new(publication(name)))),
+            Step::Refresh => self.send(CommandKind::Refresh { token: "t".into() }),
+            Step::Ping => self.send(CommandKind::Ping),
+            Step::Pong => {
+                self.last_activity = self.now;
+                self.session.handle_message(self.time(), ClientMessage::Pong);
+            }
+            Step::Malformed { with_id } => {
+                self.last_activity = self.now;
+                self.malformed += 1;
+                let id = with_id.then(|| self.expect_reply());
+                self.session.handle_malformed(self.time(), DecodeError::bad_request(id, "?"));
+            }
+            Step::Activity => {
+                self.last_activity = self.now;
+                self.session.handle_activity(self.time());
+            }
+            Step::Complete { nth, who } => self.complete(nth, who),
+            Step::CompleteUnknown => {
+                let completion = Completion::Subscribed(Ok(Granted {}));
+                self.session.handle_completion(self.time(), OpId(u32::MAX), completion);
+            }
+            Step::Wait(millis) => return self.wait(millis),
+            Step::Gap(name) => {
+                if let Ok(topic) = Topic::parse(name) {
+                    self.session.handle_gap(self.time(), &topic, "interrupted");
+                }
+            }
+            Step::EndAtHub(name) => {
+                if self.hub.remove(name) {
+                    let topic = Topic::parse(name).expect("the hub has only names that are valid");
+                    self.session.handle_unsubscribed(self.time(), &topic, refusal(ErrorCode::Unavailable));
+                }
+            }
+            Step::Drain => {
+                self.drained = true;
+                self.session.handle_drain(self.time(), 1_000);
+            }
+        }
+        self.settle();
+    }
+
+    fn send(&mut self, kind: CommandKind) {
+        self.last_activity = self.now;
+        let with_token = matches!(kind, CommandKind::Connect { token: Some(_) });
+        self.open_anonymously(with_token);
+        let id = self.expect_reply();
+        self.session.handle_message(self.time(), ClientMessage::Command(Command { id, kind }));
+    }
+
+    /// Whatever a new client does without a token makes it anonymous, where that is allowed.
+    fn open_anonymously(&mut self, with_token: bool) {
+        let fresh = self.who.is_none() && !self.in_flight.values().any(|other| *other == InFlight::Authentication);
+        if fresh && self.anonymous && !with_token && self.closed.is_none() {
+            self.who = Some(Who::Anonymous);
+        }
+    }
+
+    fn expect_reply(&mut self) -> u64 {
+        self.next_id += 1;
+        if self.closed.is_none() {
+            self.unanswered.insert(self.next_id);
+        }
+        self.next_id
+    }
+
+    fn complete(&mut self, nth: usize, who: Option<Who>) {
+        let Some(op) = self.in_flight.keys().copied().nth(nth % self.in_flight.len().max(1)) else { return };
+        let granted = || who.map(|_| Granted {}).ok_or_else(|| refusal(ErrorCode::Unavailable));
+        let completion = match self.in_flight.remove(&op) {
+            Some(InFlight::Authentication) => Completion::Authenticated(self.authenticate(who)),
+            Some(InFlight::Subscription(name)) => {
+                if who.is_some() && self.closed.is_none() {
+                    self.hub.insert(name);
+                }
+                Completion::Subscribed(granted())
+            }
+            Some(InFlight::Publication) => Completion::Published(granted()),
+            None => return,
+        };
+        self.session.handle_completion(self.time(), OpId(op), completion);
+    }
+
+    fn authenticate(&mut self, who: Option<Who>) -> Result<Box<Grant>, ErrorBody> {
+        let Some(who) = who else {
+            self.refused |= self.who.is_none();
+            return Err(refusal(ErrorCode::Unauthorized));
+        };
+        let grant = who.grant(self.now);
+        if self.closed.is_none() && self.who.is_none_or(|old| old.may_become(who)) {
+            self.who = Some(who);
+            self.expires_at = grant.expires_at.map(Time::as_millis);
+        }
+        Ok(Box::new(grant))
+    }
+
+    /// Passes time, keeping every deadline on the way, as the edge does.
+    fn wait(&mut self, millis: u64) {
+        let until = self.now + millis;
+        let mut wakes = 0;
+        while let Some(due) = self.session.poll_timeout().map(Time::as_millis).filter(|due| *due <= until) {
+            assert!(due >= self.now || wakes == 0, "a deadline in the past stays there");
+            self.now = due.max(self.now);
+            self.session.handle_timeout(self.time());
+            self.settle();
+            wakes += 1;
+            assert!(wakes < 20, "time does not pass: {due} of {until}");
+        }
+        self.now = until;
+        self.session.handle_timeout(self.time());
+        self.settle();
+        if self.closed.is_none() {
+            assert!(self.who.is_some() || self.now < CONNECT_TIMEOUT, "not connected at {}", self.now);
+            assert!(self.expires_at.is_none_or(|at| self.now < at), "the token ended before {}", self.now);
+            assert!(self.now < self.last_activity + PING_INTERVAL + PONG_TIMEOUT, "silent until {}", self.now);
+            assert!(self.session.poll_timeout().is_some_and(|due| due.as_millis() > self.now));
+        }
+    }
+
+    /// Carries out what the session asks for, and checks what must always be true.
+    fn settle(&mut self) {
+        while let Some(action) = self.session.poll_action() {
+            assert_eq!(self.closed, None, "{action:?} follows a close");
+            self.carry_out(action);
+        }
+        if let Some(code) = self.closed {
+            assert!(self.session.is_closed() && self.session.poll_timeout().is_none(), "{code:?}");
+            return;
+        }
+        let expected: BTreeSet<&str> = self.hub.iter().map(String::as_str).collect();
+        for name in NAMES {
+            let subscribed = Topic::parse(name).is_ok_and(|topic| self.session.is_subscribed(&topic));
+            assert_eq!(subscribed, expected.contains(name), "{name}");
+            let allowed = self.who.is_some_and(|who| who.may_subscribe(name));
+            assert!(allowed || !subscribed, "{:?} is subscribed to {name}", self.who);
+        }
+        let making = self.in_flight.values().filter_map(|operation| match operation {
+            InFlight::Subscription(name) => Some(name.as_str()),
+            InFlight::Authentication | InFlight::Publication => None,
+        });
+        let all: BTreeSet<&str> = expected.into_iter().chain(making).collect();
+        assert_eq!(self.session.topics().map(Topic::as_str).collect::<BTreeSet<_>>(), all);
+        assert!(all.len() <= MAX_SUBSCRIPTIONS, "{all:?}");
+        assert!(self.in_flight.len() <= MAX_SUBSCRIPTIONS + MAX_PENDING_COMMANDS + 1, "{:?}", self.in_flight);
+        // Beside those that are limited, a connect or a refresh.
+        assert!(self.unanswered.len() <= MAX_PENDING_COMMANDS + 1, "{:?}", self.unanswered);
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Authenticate { op, .. } => self.begin(op, InFlight::Authentication),
+            Action::Subscribe { op, topic } => {
+                let name = topic.to_string();
+                assert!(self.who.is_some_and(|who| who.may_subscribe(&name)), "{:?} may not {name}", self.who);
+                assert!(!self.hub.contains(&name), "{name} is subscribed to twice");
+                self.begin(op, InFlight::Subscription(name));
+            }
+            Action::Unsubscribe { topic } => {
+                let name = topic.to_string();
+                let making = InFlight::Subscription(name.clone());
+                let before = self.in_flight.len();
+                self.in_flight.retain(|_, operation| *operation != making);
+                let ended = self.hub.remove(&name) || self.in_flight.len() < before;
+                assert!(ended, "{name} was not subscribed to");
+            }
+            Action::Publish(publish) => {
+                let name = publish.channel.as_str();
+                assert!(self.who.is_some_and(|who| who.may_publish(name, &self.hub)), "{:?} on {name}", self.who);
+                self.begin(publish.op, InFlight::Publication);
+            }
+            Action::Send(message) => self.hear(message),
+            Action::Ping => assert!(self.now >= self.last_activity + PING_INTERVAL),
+            Action::Close { code, reason } => {
+                assert!(reason.len() <= 123);
+                self.check_close(code);
+                self.closed = Some(code);
+            }
+        }
+    }
+
+    fn begin(&mut self, op: OpId, operation: InFlight) {
+        if let InFlight::Subscription(name) = &operation {
+            assert!(!self.in_flight.values().any(|other| *other == operation), "{name} is subscribed to twice");
+        }
+        assert_eq!(self.in_flight.insert(op.0, operation), None, "{op:?} is in use");
+    }
+
+    fn hear(&mut self, message: ServerMessage) {
+        match message {
+            ServerMessage::Reply { id, outcome } => {
+                assert!(self.unanswered.remove(&id), "{id} is answered twice, or was not asked: {outcome:?}");
+                match outcome {
+                    Ok(Reply::Subscribed(subscribed)) => assert!(self.hub.contains(&subscribed.channel)),
+                    Ok(
+                        Reply::Refreshed { .. } | Reply::Connected(_) | Reply::Done {} | Reply::SubscribedMany { .. },
+                    ) => {
+                        assert!(self.who.is_some(), "{id} succeeded without an identity");
+                    }
+                    Err(_) => {}
+                }
+            }
+            ServerMessage::Push(push) => match push {
+                Push::Connected(_) => assert!(self.who.is_some()),
+                Push::Ping {} => assert!(self.now >= self.last_activity + PING_INTERVAL),
+                Push::TokenExpiring { expires_in_ms } => {
+                    assert_eq!(self.expires_at, Some(self.now + expires_in_ms));
+                }
+                Push::Subscribed(subscribed) => assert!(self.hub.contains(&subscribed.channel)),
+                // It was taken from the hub just before.
+                Push::Unsubscribed { channel, .. } => assert!(!self.hub.contains(&channel)),
+                Push::Gap { channel, .. } => assert!(self.hub.contains(&channel)),
+                Push::Draining { .. } => assert!(self.drained),
+                Push::Error { .. } => {}
+            },
+        }
+    }
+
+    /// Each close has its reason.
+    fn check_close(&self, code: CloseCode) {
+        let justified = match code {
+            CloseCode::ConnectTimeout => self.now >= CONNECT_TIMEOUT,
+            CloseCode::TokenExpired => self.expires_at.is_some_and(|at| self.now >= at),
+            CloseCode::PingTimeout => self.now >= self.last_activity + PING_INTERVAL + PONG_TIMEOUT,
+            CloseCode::BadRequest => self.malformed >= MAX_MALFORMED,
+            CloseCode::Draining => self.drained,
+            CloseCode::Unauthorized => self.who.is_none(),
+            _ => false,
+        };
+        assert!(justified, "closed with {code:?} at {}", self.now);
+        assert!(!self.refused || code == CloseCode::Unauthorized);
+    }
+
+    /// Completes all that is in flight: then every command has its reply.
+    fn finish(mut self) {
+        while !self.in_flight.is_empty() && self.closed.is_none() {
+            self.complete(0, Some(Who::Alice));
+            self.settle();
+        }
+        if self.closed.is_none() {
+            assert_eq!(self.unanswered, BTreeSet::new());
+        }
+    }
+}
+
+fn config(anonymous: bool) -> SessionConfig {
+    let namespace = |subscribe, publish, patterns| Namespace { subscribe, publish, patterns };
+    SessionConfig {
+        namespaces: NamespaceTable {
+            declared: [
+                ("open".into(), namespace(Access::Anyone, Access::Anyone, true)),
+                ("room".into(), namespace(Access::Anyone, Access::Subscribers, false)),
+                ("project".into(), namespace(Access::Token, Access::Token, true)),
+                ("user".into(), namespace(Access::Owner, Access::Owner, true)),
+                ("closed".into(), namespace(Access::None, Access::None, true)),
+            ]
+            .into(),
+            defaults: Namespace::default(),
+        },
+        anonymous: anonymous.then(tenant),
+        connect_timeout: Duration::from_millis(CONNECT_TIMEOUT),
+        ping_interval: Duration::from_millis(PING_INTERVAL),
+        pong_timeout: Duration::from_millis(PONG_TIMEOUT),
+        token_expiring: Duration::from_secs(60),
+        max_subscriptions: MAX_SUBSCRIPTIONS,
+        max_pending_commands: MAX_PENDING_COMMANDS,
+        max_malformed: MAX_MALFORMED,
+        max_publication_bytes: 1_000,
+    }
+}
+
+fn tenant() -> Tenant {
+    Tenant::default()
+}
+
+fn refusal(code: ErrorCode) -> ErrorBody {
+    ErrorBody::new(code, "why")
+}
+
+fn strings(names: &[&'static str]) -> Vec<String> {
+    names.iter().map(|name| (*name).into()).collect()
+}
+
+fn publication(channel: &str) -> PublishCommand {
+    PublishCommand {
+        channel: channel.into(),
+        event: "e".into(),
+        data: None,
+        key: None,
+        version: None,
+        publication_id: None,
+        echo: true,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_comes_in_the_promises_hold(
+        anonymous in any::<bool>(),
+        handshake in option::weighted(0.3, (any::<bool>(), vec(name(), 0..5))),
+        steps in vec(step(), 1..80),
+        drain in any::<bool>(),
+    ) {
+        let mut world = World::new(anonymous);
+        if let Some((with_token, names)) = handshake {
+            world.shake(with_token, &names);
+        }
+        for step in steps {
+            world.step(step);
+        }
+        if drain {
+            world.step(Step::Drain);
+            world.step(Step::Subscribe("open:a"));
+        }
+        world.finish();
+    }
+}
