@@ -19,13 +19,15 @@ pub struct SessionConfig {
     pub pong_timeout: Duration,
     /// How long before the token's end `system:token_expiring` is pushed.
     pub token_expiring: Duration,
-    /// Subscriptions of one session.
+    /// Subscriptions of one session, those that are being made included.
     pub max_subscriptions: usize,
-    /// Commands that wait for a completion, or for the connect before them.
+    /// Commands that wait for the connect before them, and, once connected, those that wait for their completion. Beyond
+    /// it a command is answered `LIMIT_EXCEEDED`; a `publish` of a connected session `RATE_LIMIT`, since it may be tried
+    /// again as soon as another has its reply. A `refresh` is not counted: there is one at a time.
     pub max_pending_commands: usize,
     /// Malformed frames after which the client is closed with `BadRequest`.
     pub max_malformed: u32,
-    /// Bytes of an event that a client publishes.
+    /// Bytes of an event that a client publishes, as the envelope that goes to the broker.
     pub max_publication_bytes: usize,
 }
 

@@ -43,7 +43,9 @@ impl fmt::Debug for Handshake {
     }
 }
 
-/// One client's protocol state. After [`Action::Close`] it takes no input and says nothing more; what it was subscribed
+/// One client's protocol state: `handle_*` what happens, then `poll_action` until it gives nothing, then `poll_timeout`.
+///
+/// After [`Action::Close`] it takes no input and says nothing more; what it was subscribed
 /// to can still be read, so that the edge can end it at the hub.
 pub struct Session {
     pub(crate) config: Arc<SessionConfig>,
@@ -127,6 +129,10 @@ impl Session {
     }
 
     /// Takes what the handshake brought. At most once, before anything else.
+    ///
+    /// A token, or channels alone where anonymous clients are allowed, connects: `system:connected` is pushed, then each
+    /// of the first [`HANDSHAKE_CHANNELS`](fanfare_protocol::limits::HANDSHAKE_CHANNELS) is answered by
+    /// `system:subscribed` or `system:error`; all beyond are told by one `system:error` with `LIMIT_EXCEEDED`.
     pub fn handle_handshake(&mut self, now: Time, handshake: Handshake) {
         if !self.closed {
             self.open_by_handshake(now, handshake);
@@ -136,7 +142,8 @@ impl Session {
     /// Takes one decoded message of the client. It counts as activity.
     ///
     /// Commands that come while a token is being verified wait, at most `max_pending_commands`, and run in order after it.
-    /// A first command other than `connect` connects anonymously, where that is allowed.
+    /// A first command other than `connect` connects anonymously, where that is allowed. Every command has exactly one
+    /// reply, unless the session is closed before.
     pub fn handle_message(&mut self, now: Time, message: ClientMessage) {
         if self.closed {
             return;
@@ -231,7 +238,8 @@ impl Session {
         }
     }
 
-    /// Time has reached what `poll_timeout` said.
+    /// Time has reached what `poll_timeout` said: closes who has not connected in time, tells of the token's end and closes
+    /// at it, pings who is silent and closes who stays so.
     pub fn handle_timeout(&mut self, now: Time) {
         if self.closed {
             return;
