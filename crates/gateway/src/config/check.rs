@@ -1,0 +1,191 @@
+//! What one key alone cannot tell: contradictions between keys, and keys that no token could be verified with.
+
+use std::net::SocketAddr;
+
+use super::{
+    Config,
+    build::Attempted,
+    reader::Reader,
+    value::{show_duration, show_size},
+};
+use crate::{auth, origin::AllowedOrigins};
+
+/// The URLs that a broker may have, for error texts.
+pub(super) const BROKER_URLS: &str = "memory:, nats://host:4222, tls://host:4222 (several NATS servers separated by commas), redis://host:6379, rediss://host:6379";
+
+/// The fewest characters of an API key. 16 of base64 are 96 bits.
+const API_KEY_CHARACTERS: usize = 16;
+
+/// Notes every contradiction.
+pub(super) fn contradictions(config: &Config, attempted: Attempted, reader: &mut Reader) {
+    listeners(config, attempted, reader);
+    authentication(config, attempted, reader);
+    origins(config, reader);
+    broker(config, reader);
+    sizes(config, reader);
+}
+
+/// Whether a URL names a broker that exists, else what is allowed.
+pub(super) fn broker_url(url: &str) -> Result<(), String> {
+    let refused = || format!("must be one of {BROKER_URLS}");
+    if url == "memory:" {
+        return Ok(());
+    }
+    let parts: Vec<_> = url.split(',').map(str::trim).collect();
+    for part in &parts {
+        let parsed = url::Url::parse(part).map_err(|_| refused())?;
+        let nats = matches!(parsed.scheme(), "nats" | "tls");
+        let redis = matches!(parsed.scheme(), "redis" | "rediss") && parts.len() == 1;
+        if !(nats || redis) || parsed.host_str().is_none_or(str::is_empty) {
+            return Err(refused());
+        }
+    }
+    Ok(())
+}
+
+/// A URL, or several separated by commas, without user, password and query.
+pub(super) fn mask_url(url: &str) -> String {
+    let mask = |part: &str| {
+        let (part, query) = part.split_once('?').map_or((part, ""), |(part, _)| (part, "?…"));
+        match (part.split_once("://"), part.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}{query}"),
+            (None, Some((_, host))) => format!("***@{host}{query}"),
+            _ => format!("{part}{query}"),
+        }
+    };
+    url.split(',').map(mask).collect::<Vec<_>>().join(",")
+}
+
+fn listeners(config: &Config, attempted: Attempted, reader: &mut Reader) {
+    if config.listen == config.internal_listen && config.listen.port() != 0 {
+        let text = format!("is also listen ({}); the two listeners need different addresses", config.listen);
+        reader.contradiction("internal_listen", config.internal_listen, text);
+    }
+    if attempted.tokens || attempted.api_key {
+        return;
+    }
+    let mut refuse = |key, address: SocketAddr| {
+        if !address.ip().is_loopback() {
+            let text = "without authentication only loopback is allowed (127.0.0.1, [::1]); configure auth.hmac_secret, \
+                        auth.public_key_files, auth.keys or auth.jwks_url, and an API key (FANFARE_API_KEY)";
+            reader.contradiction(key, address, text);
+        }
+    };
+    refuse("listen", config.listen);
+    refuse("internal_listen", config.internal_listen);
+}
+
+fn authentication(config: &Config, attempted: Attempted, reader: &mut Reader) {
+    if !attempted.tokens && !config.auth.anonymous && (config.development || attempted.api_key) {
+        let text = "no client could connect: configure auth.hmac_secret, auth.public_key_files, auth.keys or auth.jwks_url, \
+                    or allow clients without a token with auth.anonymous = true";
+        reader.contradiction("auth.anonymous", false, text);
+    }
+    for key in &config.auth.keys {
+        if let Some(error) = auth::check_key(key) {
+            reader.contradiction_masked(&key.origin, error);
+        }
+    }
+    let algorithms = &config.auth.policy.algorithms;
+    if !algorithms.is_empty() && !attempted.tokens {
+        let names = algorithms.iter().map(|algorithm| format!("{algorithm:?}")).collect::<Vec<_>>().join(", ");
+        reader.contradiction("auth.algorithms", names, "no key is configured that could use them");
+    }
+    for (index, key) in config.api_keys.iter().enumerate() {
+        let visible = key.expose().bytes().all(|byte| byte.is_ascii_graphic());
+        if key.expose().len() < API_KEY_CHARACTERS || !visible {
+            let text = format!("key {} must be at least {API_KEY_CHARACTERS} visible ASCII characters", index + 1);
+            reader.contradiction_masked("api_keys", text);
+        }
+    }
+}
+
+fn origins(config: &Config, reader: &mut Reader) {
+    match config.origins.allowed() {
+        AllowedOrigins::Any => {
+            if let Some(cookie) = &config.auth.cookie {
+                let text =
+                    "a token in a cookie needs allowed_origins that lists them, not \"*\": any page could use it";
+                reader.contradiction("auth.cookie", format!("{cookie:?}"), text);
+            }
+        }
+        AllowedOrigins::Listed(listed) if config.development => {
+            for origin in listed.iter().filter(|origin| !origin.is_loopback()) {
+                let text = "in development mode (no authentication) only pages of this machine are allowed";
+                reader.contradiction("allowed_origins", format!("{:?}", origin.as_str()), text);
+            }
+        }
+        AllowedOrigins::Listed(_) | AllowedOrigins::SameHost => {}
+    }
+}
+
+fn broker(config: &Config, reader: &mut Reader) {
+    let broker = &config.broker;
+    let url = broker.url.expose();
+    let is = |schemes: &[&str]| schemes.iter().any(|scheme| url.starts_with(scheme));
+    let (nats, redis) = (is(&["nats:", "tls:"]), is(&["redis:", "rediss:"]));
+    let with_tls = is(&["tls:", "rediss:"]) || nats;
+    let options = [
+        ("user", broker.user.is_some(), nats || redis, "NATS and Redis"),
+        ("password", broker.password.is_some(), nats || redis, "NATS and Redis"),
+        ("token", broker.token.is_some(), nats, "NATS"),
+        ("nkey_seed", broker.nkey_seed.is_some(), nats, "NATS"),
+        ("credentials_file", broker.credentials_file.is_some(), nats, "NATS"),
+        ("tls_ca_file", broker.tls_ca_file.is_some(), with_tls, "nats://, tls:// and rediss://"),
+        ("tls_cert_file", broker.tls_cert_file.is_some(), with_tls, "nats://, tls:// and rediss://"),
+        ("tls_key_file", broker.tls_key_file.is_some(), with_tls, "nats://, tls:// and rediss://"),
+    ];
+    for (name, given, fits, allowed) in options {
+        if given && !fits {
+            let text = format!("is only for {allowed}; broker is {}", mask_url(url));
+            reader.contradiction_masked(&format!("broker_options.{name}"), text);
+        }
+    }
+    let ways = [
+        (broker.user.is_some() || broker.password.is_some(), "user and password"),
+        (broker.token.is_some(), "token"),
+        (broker.nkey_seed.is_some(), "nkey_seed"),
+        (broker.credentials_file.is_some(), "credentials_file"),
+        (url.contains('@'), "a user in the URL"),
+    ];
+    let given: Vec<_> = ways.iter().filter(|(given, _)| *given).map(|(_, name)| *name).collect();
+    if given.len() > 1 {
+        let text = format!("{} are given; one way to authenticate is allowed", given.join(" and "));
+        reader.contradiction_masked("broker_options", text);
+    }
+    if broker.tls_cert_file.is_some() != broker.tls_key_file.is_some() {
+        reader.contradiction_masked("broker_options", "tls_cert_file and tls_key_file must be given together");
+    }
+    for (name, path) in [
+        ("credentials_file", &broker.credentials_file),
+        ("tls_ca_file", &broker.tls_ca_file),
+        ("tls_cert_file", &broker.tls_cert_file),
+        ("tls_key_file", &broker.tls_key_file),
+    ] {
+        if let Some(path) = path
+            && let Err(error) = std::fs::File::open(path)
+        {
+            let text = format!("the file cannot be read: {error}");
+            reader.contradiction(&format!("broker_options.{name}"), format!("{path:?}"), text);
+        }
+    }
+}
+
+fn sizes(config: &Config, reader: &mut Reader) {
+    let limits = &config.limits;
+    let publication = limits.publication_bytes;
+    for (key, bytes) in [("limits.outbox_bytes", limits.outbox_bytes), ("limits.api_body_bytes", limits.api_body_bytes)]
+    {
+        if bytes < publication {
+            let text = format!("must be at least limits.publication_bytes ({})", show_size(publication as u64));
+            reader.contradiction(key, show_size(bytes as u64), text);
+        }
+    }
+    if let Some(jwks) = &config.auth.jwks
+        && jwks.max_age < jwks.refresh_min_interval
+    {
+        let text =
+            format!("must be at least auth.jwks_refresh_min_interval ({})", show_duration(jwks.refresh_min_interval));
+        reader.contradiction("auth.jwks_max_age", show_duration(jwks.max_age), text);
+    }
+}

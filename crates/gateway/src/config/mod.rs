@@ -1,0 +1,232 @@
+//! The node's configuration: one TOML file, overridden by environment variables, overridden by flags.
+//!
+//! [`Config::load`] reads all of it and reports every problem at once; what it returns is valid as a whole.
+//! docs/operations.md describes every key.
+
+mod build;
+mod build_auth;
+mod check;
+mod load;
+mod print;
+mod reader;
+mod secret;
+mod value;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use fanfare_protocol::{Tenant, limits};
+use fanfare_session::{NamespaceTable, SessionConfig};
+
+pub use load::{Inputs, Overrides, Problem, Problems};
+pub use secret::Secret;
+
+use crate::{auth::AuthConfig, origin::OriginPolicy};
+
+/// Everything that a node is told. Valid as a whole: made by [`Config::load`] or [`Config::development`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The public listener. Port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// The internal listener: API, metrics, health.
+    pub internal_listen: SocketAddr,
+    /// Which broker, and how to authenticate there.
+    pub broker: BrokerConfig,
+    /// Shards: single-threaded runtimes with connections. Never 0: one per core where none are named.
+    pub shards: usize,
+    /// The first segment of every subject.
+    pub prefix: String,
+    /// Paths of the public port.
+    pub paths: Paths,
+    /// Which web pages may connect.
+    pub origins: OriginPolicy,
+    /// Keys of the internal API. Where there are none, development mode needs none, and otherwise every request is refused.
+    pub api_keys: Vec<Secret>,
+    /// Who may connect.
+    pub auth: AuthConfig,
+    /// The options of channels.
+    pub namespaces: NamespaceTable,
+    /// Bounds of queues, buffers and tables.
+    pub limits: Limits,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// Whether permessage-deflate (RFC 7692) is offered to clients.
+    pub compression: bool,
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// No authentication is configured and both listeners are on loopback.
+    pub development: bool,
+    /// Every key with its value in effect, as `config --print` shows it.
+    effective: print::Effective,
+}
+
+/// Which broker, and how to authenticate there.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// `memory:`, `nats://…`, `tls://…`, `redis://…`, `rediss://…`; several NATS servers are separated by commas. May hold a password.
+    pub url: Secret,
+    /// User name.
+    pub user: Option<String>,
+    /// Password.
+    pub password: Option<Secret>,
+    /// NATS token.
+    pub token: Option<Secret>,
+    /// NATS nkey seed (`SU…`).
+    pub nkey_seed: Option<Secret>,
+    /// NATS credentials file (`.creds`).
+    pub credentials_file: Option<PathBuf>,
+    /// Certificates (PEM) of authorities that are trusted besides the system's.
+    pub tls_ca_file: Option<PathBuf>,
+    /// Client certificate (PEM).
+    pub tls_cert_file: Option<PathBuf>,
+    /// Key of the client certificate (PEM).
+    pub tls_key_file: Option<PathBuf>,
+}
+
+/// Paths of the public port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// Where WebSocket clients connect; never empty.
+    pub ws: Vec<String>,
+}
+
+/// Bounds of queues, buffers and tables. None of them is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of this node.
+    pub connections: usize,
+    /// Channels and patterns that this node's sessions are subscribed to.
+    pub channels: usize,
+    /// Subscriptions of one session.
+    pub subscriptions: usize,
+    /// Commands of one session that wait for a completion.
+    pub pending_commands: usize,
+    /// Malformed frames of one session after which it is closed.
+    pub malformed_frames: u32,
+    /// Bytes that wait for one connection's socket; at the limit it is closed as a slow consumer.
+    pub outbox_bytes: usize,
+    /// Frames that wait for one connection's socket; at the limit it is closed as a slow consumer.
+    pub outbox_frames: usize,
+    /// Bytes in one message of a client.
+    pub message_bytes: usize,
+    /// Bytes in a publication's body.
+    pub publication_bytes: usize,
+    /// Messages that wait for one shard.
+    pub shard_inbox: usize,
+    /// Bytes that the kernel may hold unsent for one connection before it counts as not writable (`TCP_NOTSENT_LOWAT`).
+    pub notsent_lowat_bytes: usize,
+    /// Bytes in one request body of the internal API.
+    pub api_body_bytes: usize,
+    /// Publications in one request of `/api/batch`, and channels in one of `/api/broadcast`.
+    pub api_batch: usize,
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the accepted socket to the end of the HTTP handshake.
+    pub handshake: Duration,
+    /// From the handshake to the authenticated session.
+    pub connect: Duration,
+    /// How long a client may be silent before it is pinged.
+    pub ping_interval: Duration,
+    /// How long after a ping a client that stays silent is closed.
+    pub pong: Duration,
+    /// How long before the token's end the client is told.
+    pub token_expiring: Duration,
+    /// How long interest is kept at the broker after the last subscriber has left.
+    pub linger: Duration,
+    /// How long a node that was told to stop waits for its connections to close.
+    pub shutdown: Duration,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Directives of `tracing`'s filter: `info`, or `info,fanfare_gateway=debug`.
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 19_000,
+            channels: 100_000,
+            subscriptions: 1_000,
+            pending_commands: 1_000,
+            malformed_frames: 10,
+            outbox_bytes: 1024 * 1024,
+            outbox_frames: 8_192,
+            message_bytes: limits::MESSAGE_BYTES,
+            publication_bytes: limits::PUBLICATION_BYTES,
+            shard_inbox: 8_192,
+            notsent_lowat_bytes: 32 * 1024,
+            api_body_bytes: 8 * 1024 * 1024,
+            api_batch: 1_000,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            connect: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(25),
+            pong: Duration::from_secs(10),
+            token_expiring: Duration::from_secs(30),
+            linger: Duration::from_secs(5),
+            shutdown: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self { ws: vec!["/ws".into()] }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+impl Config {
+    /// Development mode on free loopback ports with the embedded broker: what an empty configuration gives, but for the ports.
+    pub fn development() -> Self {
+        let overrides = Overrides {
+            listen: Some("127.0.0.1:0".into()),
+            internal_listen: Some("127.0.0.1:0".into()),
+            ..Overrides::default()
+        };
+        Self::load(&Inputs { overrides, ..Inputs::default() }).expect("the defaults are a valid configuration")
+    }
+
+    /// What a session needs to know.
+    pub fn session_config(&self) -> SessionConfig {
+        SessionConfig {
+            namespaces: self.namespaces.clone(),
+            anonymous: self.auth.anonymous.then(Tenant::default),
+            connect_timeout: self.timeouts.connect,
+            ping_interval: self.timeouts.ping_interval,
+            pong_timeout: self.timeouts.pong,
+            token_expiring: self.timeouts.token_expiring,
+            max_subscriptions: self.limits.subscriptions,
+            max_pending_commands: self.limits.pending_commands,
+            max_malformed: self.limits.malformed_frames,
+            max_publication_bytes: self.limits.publication_bytes,
+        }
+    }
+}
