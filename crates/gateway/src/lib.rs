@@ -1,3 +1,21 @@
 //! The node: configuration, listeners, connections, hub, authentication, internal API and metrics.
 
+pub mod auth;
+pub mod cli;
+mod clock;
+pub mod config;
+mod encoding;
+mod hub;
+mod internal;
+mod limits;
+mod listener;
+mod node;
+mod origin;
+mod public;
+mod publishing;
+mod readiness;
+mod shard;
+pub mod telemetry;
 pub mod websocket;
+
+pub use node::{Node, NodeError, RunningNode};

@@ -1,0 +1,183 @@
+//! One publication as the frames that connections need, each made at most once per node and shared by all shards.
+
+use std::sync::OnceLock;
+
+use fanfare_protocol::{Delivery, Dialect, ErrorBody, ErrorCode, Push, ServerMessage, json, msgpack};
+use fanfare_session::SessionId;
+
+use crate::websocket::{Deflater, Header, MessageKind, encode};
+
+/// How frames on one connection look: the dialect, and whether it compresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Variant {
+    Json = 0,
+    JsonDeflate = 1,
+    MessagePack = 2,
+    MessagePackDeflate = 3,
+}
+
+impl Variant {
+    /// How many there are, for tables by variant.
+    pub(crate) const COUNT: usize = 4;
+
+    pub(crate) const fn new(dialect: Dialect, deflate: bool) -> Self {
+        match (dialect, deflate) {
+            (Dialect::Json, false) => Self::Json,
+            (Dialect::Json, true) => Self::JsonDeflate,
+            (Dialect::MessagePack, false) => Self::MessagePack,
+            (Dialect::MessagePack, true) => Self::MessagePackDeflate,
+        }
+    }
+
+    pub(crate) const fn dialect(self) -> Dialect {
+        match self {
+            Self::Json | Self::JsonDeflate => Dialect::Json,
+            Self::MessagePack | Self::MessagePackDeflate => Dialect::MessagePack,
+        }
+    }
+
+    pub(crate) const fn deflates(self) -> bool {
+        matches!(self, Self::JsonDeflate | Self::MessagePackDeflate)
+    }
+
+    pub(crate) const fn message_kind(self) -> MessageKind {
+        match self.dialect() {
+            Dialect::Json => MessageKind::Text,
+            Dialect::MessagePack => MessageKind::Binary,
+        }
+    }
+}
+
+/// Room for the longest header (RFC 6455 section 5.2) in front, so that the payload is written once and never moved.
+const HEADER_ROOM: usize = 10;
+
+/// A publication, ready to be written to sockets.
+///
+/// The plain JSON frame is made by the hub, the others by the first shard that has a connection which wants one.
+#[derive(Debug)]
+pub(crate) struct EncodedPublication {
+    /// The frame of [`Variant::Json`] from `start` on; its payload begins at [`HEADER_ROOM`].
+    json: Vec<u8>,
+    start: usize,
+    others: [OnceLock<Vec<u8>>; Variant::COUNT - 1],
+    /// Sessions that do not get it.
+    pub(crate) exclude: Box<[SessionId]>,
+}
+
+impl EncodedPublication {
+    pub(crate) fn new(delivery: &Delivery<'_>) -> Self {
+        let mut json = Vec::with_capacity(HEADER_ROOM + 192 + data_bytes(delivery));
+        json.resize(HEADER_ROOM, 0);
+        delivery.write_json(&mut json);
+        let header = Header::new(MessageKind::Text, false, json.len() - HEADER_ROOM);
+        let start = HEADER_ROOM - header.len();
+        json[start..HEADER_ROOM].copy_from_slice(header.as_bytes());
+        let exclude = delivery.envelope.exclude.iter().filter_map(|id| session_id(id)).collect();
+        Self { json, start, others: Default::default(), exclude }
+    }
+
+    /// The frame for a variant: WebSocket header and payload.
+    pub(crate) fn frame(&self, variant: Variant, deflater: &mut Deflater) -> &[u8] {
+        match variant {
+            Variant::Json => &self.json[self.start..],
+            other => self.others[other as usize - 1].get_or_init(|| self.encode(other, deflater)),
+        }
+    }
+
+    /// Bytes that it holds at the least, for the accounting of queues.
+    pub(crate) fn bytes(&self) -> usize {
+        self.json.len()
+    }
+
+    fn encode(&self, variant: Variant, deflater: &mut Deflater) -> Vec<u8> {
+        let json = &self.json[HEADER_ROOM..];
+        let mut frame = Vec::with_capacity(json.len() + HEADER_ROOM);
+        encode_json(variant, json, deflater, &mut frame);
+        frame
+    }
+}
+
+/// Appends a reply or push as one frame.
+pub(crate) fn encode_message(variant: Variant, message: &ServerMessage, deflater: &mut Deflater, out: &mut Vec<u8>) {
+    let mut payload = Vec::with_capacity(256);
+    json::write_message(message, &mut payload);
+    encode_json(variant, &payload, deflater, out);
+}
+
+/// Appends one JSON object as a frame of the variant; compressed where the variant does and the payload gains by it.
+fn encode_json(variant: Variant, json: &[u8], deflater: &mut Deflater, out: &mut Vec<u8>) {
+    let transcoded = match variant.dialect() {
+        Dialect::Json => None,
+        Dialect::MessagePack => {
+            let mut packed = Vec::with_capacity(json.len());
+            // JSON may be nested deeper than the transcoder follows: then the client is told instead of nothing coming.
+            if let Err(error) = msgpack::json_to_msgpack(json, &mut packed) {
+                packed = untranscodable(&error.to_string());
+            }
+            Some(packed)
+        }
+    };
+    let payload = transcoded.as_deref().unwrap_or(json);
+    if variant.deflates() {
+        encode::compressed_message(variant.message_kind(), payload, deflater, out);
+    } else {
+        encode::message(variant.message_kind(), payload, out);
+    }
+}
+
+fn untranscodable(reason: &str) -> Vec<u8> {
+    let error = ErrorBody::new(ErrorCode::Internal, format!("an event cannot be written in MessagePack: {reason}"));
+    let mut out = Vec::new();
+    msgpack::write_message(&ServerMessage::Push(Push::Error { channel: None, error }), &mut out);
+    out
+}
+
+/// Reads a session's id as envelopes name it; one that is malformed excludes nobody.
+fn session_id(text: &str) -> Option<SessionId> {
+    u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32).map(SessionId)
+}
+
+fn data_bytes(delivery: &Delivery<'_>) -> usize {
+    use fanfare_protocol::Data;
+    match &delivery.envelope.data {
+        Data::None => 0,
+        Data::Json(raw) => raw.get().len(),
+        Data::Base64(text) => text.len() + 16,
+        Data::Bytes(bytes) => bytes.len() * 4 / 3 + 16,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfare_protocol::{Body, Envelope};
+
+    use super::*;
+
+    fn encoded(body: &'static str) -> EncodedPublication {
+        let body = Body::new(body.as_bytes());
+        let envelope: Envelope<'_> = body.envelope(1 << 20).unwrap();
+        EncodedPublication::new(&Delivery { envelope: &envelope, channel: "project:a", timestamp: 1, position: None })
+    }
+
+    #[test]
+    fn the_json_frame_is_header_and_payload() {
+        let publication = encoded(r#"{"event":"x","data":1}"#);
+        let payload = br#"{"event":"x","channel":"project:a","data":1,"timestamp":1}"#;
+        let frame = publication.frame(Variant::Json, &mut Deflater::new());
+        assert_eq!(frame[..2], [0x81, payload.len() as u8]);
+        assert_eq!(&frame[2..], payload);
+    }
+
+    #[test]
+    fn a_short_payload_is_not_compressed_and_a_long_one_is() {
+        let mut deflater = Deflater::new();
+        let short = encoded(r#"{"event":"x"}"#);
+        assert_eq!(short.frame(Variant::JsonDeflate, &mut deflater)[0], 0x81);
+        let body: &'static str = Box::leak(format!(r#"{{"event":"x","data":"{}"}}"#, "a".repeat(2_000)).into_boxed_str());
+        let long = encoded(body);
+        let frame = long.frame(Variant::JsonDeflate, &mut deflater);
+        assert_eq!(frame[0], 0xc1);
+        assert!(frame.len() < 200);
+    }
+}

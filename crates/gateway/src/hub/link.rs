@@ -1,0 +1,220 @@
+//! The hub's end of a shard's inbox. The hub never waits for a shard: what does not fit is kept for a while, and a
+//! shard that stays full is interrupted alone.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+use super::message::ShardMessage;
+use crate::limits::{SHARD_BACKLOG_BYTES, SHARD_INBOX_BYTES, SHARD_STALL};
+
+/// Why subscribers are told of a gap after their shard was interrupted.
+pub(crate) const STALLED: &str = "node_overloaded";
+
+/// The sending end of a shard's inbox. It counts bytes, because messages differ too much in size for their number to
+/// be a bound.
+#[derive(Clone, Debug)]
+pub(crate) struct ShardInbox {
+    messages: mpsc::Sender<ShardMessage>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// The receiving end.
+#[derive(Debug)]
+pub(crate) struct ShardInboxReceiver {
+    messages: mpsc::Receiver<ShardMessage>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// A new inbox, bounded in messages and bytes.
+pub(crate) fn shard_inbox(messages: usize) -> (ShardInbox, ShardInboxReceiver) {
+    let (sender, receiver) = mpsc::channel(messages);
+    let bytes = Arc::new(AtomicUsize::new(0));
+    (ShardInbox { messages: sender, bytes: bytes.clone() }, ShardInboxReceiver { messages: receiver, bytes })
+}
+
+impl ShardInbox {
+    /// Waits for a place. For messages that are no publications; `false` where the shard has ended.
+    pub(crate) async fn send(&self, message: ShardMessage) -> bool {
+        self.messages.send(message).await.is_ok()
+    }
+
+    fn try_send(&self, message: ShardMessage) -> Result<(), TrySendError<ShardMessage>> {
+        let bytes = bytes_of(&message);
+        if bytes > 0 && self.bytes.load(Ordering::Relaxed) > SHARD_INBOX_BYTES {
+            return Err(TrySendError::Full(message));
+        }
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.messages.try_send(message).inspect_err(|_| {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        })
+    }
+}
+
+impl ShardInboxReceiver {
+    /// Waits for messages and takes up to `limit` of them; 0 when every sender is gone.
+    pub(crate) async fn recv_many(&mut self, batch: &mut Vec<ShardMessage>, limit: usize) -> usize {
+        let count = self.messages.recv_many(batch, limit).await;
+        let bytes = batch.iter().map(bytes_of).sum();
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        count
+    }
+}
+
+/// A shard, as the hub sees it.
+#[derive(Debug)]
+pub(super) struct ShardLink {
+    inbox: ShardInbox,
+    backlog: VecDeque<ShardMessage>,
+    backlog_bytes: usize,
+    full_since: Option<Instant>,
+    interrupted: bool,
+}
+
+impl ShardLink {
+    pub(super) fn new(inbox: ShardInbox) -> Self {
+        Self { inbox, backlog: VecDeque::new(), backlog_bytes: 0, full_since: None, interrupted: false }
+    }
+
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Hands a message over, or keeps it behind those that wait. Says whether the shard was interrupted by it: then its
+    /// publications are dropped until the inbox is free again, and its subscribers are told of the gap.
+    pub(super) fn send(&mut self, message: ShardMessage, now: Instant) -> bool {
+        let bytes = bytes_of(&message);
+        if self.interrupted && bytes > 0 {
+            return false;
+        }
+        if self.backlog.is_empty() {
+            match self.inbox.try_send(message) {
+                Ok(()) | Err(TrySendError::Closed(_)) => return false,
+                Err(TrySendError::Full(message)) => self.keep(message, bytes),
+            }
+        } else {
+            self.keep(message, bytes);
+        }
+        let since = *self.full_since.get_or_insert(now);
+        if self.backlog_bytes > SHARD_BACKLOG_BYTES || now.duration_since(since) > SHARD_STALL {
+            self.interrupt();
+            return self.interrupted;
+        }
+        false
+    }
+
+    /// Hands over what waits, as far as the inbox takes it.
+    pub(super) fn drain(&mut self) {
+        while let Some(message) = self.backlog.pop_front() {
+            let bytes = bytes_of(&message);
+            match self.inbox.try_send(message) {
+                Ok(()) => self.backlog_bytes -= bytes,
+                Err(TrySendError::Full(message)) => return self.backlog.push_front(message),
+                Err(TrySendError::Closed(_)) => self.backlog_bytes -= bytes,
+            }
+        }
+        self.full_since = None;
+        if std::mem::take(&mut self.interrupted) {
+            self.backlog.push_back(ShardMessage::GapEverywhere { reason: STALLED });
+        }
+    }
+
+    fn keep(&mut self, message: ShardMessage, bytes: usize) {
+        self.backlog.push_back(message);
+        self.backlog_bytes += bytes;
+    }
+
+    /// Drops publications that wait; all else stays, since a lost answer would hang a client.
+    fn interrupt(&mut self) {
+        let waiting = self.backlog.len();
+        self.backlog.retain(|message| bytes_of(message) == 0);
+        self.backlog_bytes = 0;
+        self.interrupted = self.interrupted || self.backlog.len() < waiting;
+    }
+}
+
+fn bytes_of(message: &ShardMessage) -> usize {
+    match message {
+        ShardMessage::Publication { publication, .. } => publication.bytes(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fanfare_protocol::{Body, Delivery};
+
+    use super::*;
+    use crate::{
+        encoding::EncodedPublication,
+        hub::message::{SlotId, Targets},
+    };
+
+    const INBOX: usize = 64;
+    const SLOT: SlotId = SlotId { index: 0, generation: 0 };
+
+    fn publication() -> ShardMessage {
+        let body = Body::new(&br#"{"event":"x"}"#[..]);
+        let envelope = body.envelope(1024).unwrap();
+        let delivery = Delivery { envelope: &envelope, channel: "a", timestamp: 0, position: None };
+        let publication = Arc::new(EncodedPublication::new(&delivery));
+        ShardMessage::Publication { targets: Targets::One(SLOT), publication }
+    }
+
+    async fn take_all(receiver: &mut ShardInboxReceiver) -> Vec<ShardMessage> {
+        let mut batch = Vec::new();
+        receiver.recv_many(&mut batch, usize::MAX).await;
+        batch
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_waits_and_keeps_its_order() {
+        let (inbox, mut receiver) = shard_inbox(INBOX);
+        let mut link = ShardLink::new(inbox);
+        let now = Instant::now();
+        for _ in 0..INBOX {
+            assert!(!link.send(publication(), now));
+        }
+        assert!(!link.send(ShardMessage::Subscribed { slot: SLOT }, now));
+        assert!(!link.send(publication(), now));
+        assert!(link.has_backlog());
+        assert_eq!(take_all(&mut receiver).await.len(), INBOX);
+        link.drain();
+        let rest = take_all(&mut receiver).await;
+        assert!(matches!(rest[..], [ShardMessage::Subscribed { .. }, ShardMessage::Publication { .. }]));
+        assert!(!link.has_backlog());
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_stays_full_is_interrupted_and_told_but_loses_no_answer() {
+        let (inbox, mut receiver) = shard_inbox(INBOX);
+        let mut link = ShardLink::new(inbox);
+        let now = Instant::now();
+        for _ in 0..=INBOX {
+            assert!(!link.send(publication(), now));
+        }
+        link.send(ShardMessage::Subscribed { slot: SLOT }, now);
+        let later = now + SHARD_STALL + Duration::from_millis(1);
+        assert!(link.send(publication(), later), "interrupted now");
+        assert!(!link.send(publication(), later), "and told once");
+        take_all(&mut receiver).await;
+        link.drain();
+        link.drain();
+        let rest = take_all(&mut receiver).await;
+        assert!(
+            matches!(rest[..], [ShardMessage::Subscribed { .. }, ShardMessage::GapEverywhere { reason: STALLED }]),
+            "{rest:?}"
+        );
+        assert!(!link.send(publication(), later));
+        assert_eq!(take_all(&mut receiver).await.len(), 1);
+    }
+}

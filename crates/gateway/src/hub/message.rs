@@ -1,0 +1,62 @@
+//! What hub and shards say to each other. All of it goes through bounded inboxes.
+
+use std::sync::Arc;
+
+use fanfare_protocol::{ErrorBody, Tenant, Topic};
+use fanfare_session::{Completion, OpId};
+
+use crate::encoding::EncodedPublication;
+
+/// A shard's number, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ShardId(pub(crate) u16);
+
+/// A place in a shard's table of topics. The generation keeps what is still on its way to a former topic from the next
+/// one in the same place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SlotId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// A place in a shard's table of connections, with its generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ConnectionId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// What a shard wants of the hub. Only the first and the last subscriber of a topic on a shard make one.
+#[derive(Debug)]
+pub(crate) enum HubRequest {
+    /// The shard has its first subscriber of a topic; answered by `Subscribed` or `Refused`.
+    Subscribe { shard: ShardId, slot: SlotId, tenant: Tenant, topic: Topic },
+    /// The shard has no subscriber of the topic any more. Not answered.
+    Unsubscribe { shard: ShardId, slot: SlotId, tenant: Tenant, topic: Topic },
+}
+
+/// What a shard is told. One FIFO for all of it, so that a subscription and the publications after it cannot race.
+#[derive(Debug)]
+pub(crate) enum ShardMessage {
+    /// Deliver to the subscribers of these topics, each session once.
+    Publication { targets: Targets, publication: Arc<EncodedPublication> },
+    /// The broker holds the interest: what is published from now on comes.
+    Subscribed { slot: SlotId },
+    /// The broker does not hold the interest.
+    Refused { slot: SlotId, refusal: ErrorBody },
+    /// Publications on the topic were or may have been missed.
+    Gap { slot: SlotId, reason: &'static str },
+    /// Publications on every topic of the shard were or may have been missed.
+    GapEverywhere { reason: &'static str },
+    /// An action of a session is done.
+    Completed { connection: ConnectionId, op: OpId, completion: Completion },
+    /// The node is going away: tell every session and close.
+    Drain { reconnect_after_ms: u64 },
+}
+
+/// Topics of one shard that a publication belongs to: nearly always one; several where patterns overlap.
+#[derive(Debug)]
+pub(crate) enum Targets {
+    One(SlotId),
+    Several(Box<[SlotId]>),
+}

@@ -1,0 +1,404 @@
+//! The hub: which topics this node needs from the broker, and which shards a publication goes to.
+//!
+//! It runs on the main runtime and owns its state alone. Shards ask it for the first and the last subscriber of a topic;
+//! the broker's events come through one stream. It waits for neither: calls at the broker run beside it, and what a
+//! shard's inbox does not take is kept for it (see [`link`]).
+
+mod link;
+pub(crate) mod message;
+mod metrics;
+mod topics;
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use fanfare_broker::{Broker, BrokerError, BrokerEvent, Events, Interest, InterestId, Interruption, Publication, Scope};
+use fanfare_protocol::{Channel, Delivery, ErrorBody, ErrorCode, Tenant, Topic};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use smallvec::SmallVec;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+pub(crate) use link::{ShardInbox, ShardInboxReceiver, shard_inbox};
+use link::ShardLink;
+use message::{HubRequest, ShardId, ShardMessage, SlotId, Targets};
+use metrics::HubMetrics;
+use topics::{InterestState, TopicTable};
+
+use crate::{
+    clock::Clock,
+    encoding::EncodedPublication,
+    limits::{HUB_EVENTS_PER_TURN, INTEREST_CALLS, INTERESTS_PER_CALL, SHARD_RETRY},
+    readiness::Readiness,
+
+};
+
+/// What the hub is told by the configuration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HubConfig {
+    /// How long an interest is kept after its last subscriber.
+    pub(crate) linger: Duration,
+    /// Topics on this node.
+    pub(crate) max_topics: usize,
+    /// Bytes of a publication's body.
+    pub(crate) max_publication_bytes: usize,
+}
+
+/// What a call at the broker came to.
+enum CallResult {
+    Added { interests: Vec<InterestId>, result: Result<(), BrokerError> },
+    Removed,
+}
+
+/// See the module.
+pub(crate) struct Hub {
+    config: HubConfig,
+    broker: Arc<dyn Broker>,
+    clock: Clock,
+    readiness: Arc<Readiness>,
+    metrics: HubMetrics,
+    shards: Vec<ShardLink>,
+    topics: TopicTable,
+    /// Interests that are to be added, until a call takes them.
+    wanted: VecDeque<InterestId>,
+    /// Interests without subscribers, in the order in which they end.
+    lingering: VecDeque<(Instant, InterestId)>,
+    /// Calls that are under way; see [`INTEREST_CALLS`].
+    calls: FuturesUnordered<BoxFuture<'static, CallResult>>,
+    /// How many interests were ever confirmed.
+    confirmed: u64,
+}
+
+impl Hub {
+    pub(crate) fn new(
+        config: HubConfig,
+        broker: Arc<dyn Broker>,
+        clock: Clock,
+        readiness: Arc<Readiness>,
+        shards: Vec<ShardInbox>,
+    ) -> Self {
+        Self {
+            config,
+            broker,
+            clock,
+            readiness,
+            metrics: HubMetrics::new(),
+            shards: shards.into_iter().map(ShardLink::new).collect(),
+            topics: TopicTable::default(),
+            wanted: VecDeque::new(),
+            lingering: VecDeque::new(),
+            calls: FuturesUnordered::new(),
+            confirmed: 0,
+        }
+    }
+
+    /// Runs until cancelled, or until the broker's stream ends.
+    pub(crate) async fn run(
+        mut self,
+        mut events: Events,
+        mut requests: mpsc::Receiver<HubRequest>,
+        cancelled: CancellationToken,
+    ) {
+        let mut batch = Vec::with_capacity(HUB_EVENTS_PER_TURN);
+        loop {
+            let has_backlog = self.shards.iter().any(ShardLink::has_backlog);
+            let linger_ends = self.lingering.front().map(|(at, _)| (*at).into());
+            tokio::select! {
+                biased;
+                () = cancelled.cancelled() => return,
+                Some(result) = self.calls.next() => self.handle_call_result(result),
+                Some(request) = requests.recv() => self.handle_requests(request, &mut requests),
+                () = tokio::time::sleep(SHARD_RETRY), if has_backlog => {
+                    self.shards.iter_mut().for_each(ShardLink::drain);
+                }
+                () = sleep_until(linger_ends) => self.handle_linger_end(Instant::now()),
+                count = events.recv_many(&mut batch, HUB_EVENTS_PER_TURN) => {
+                    if count == 0 {
+                        warn!(broker = self.broker.name(), "the broker's event stream has ended");
+                        return;
+                    }
+                    batch.drain(..).for_each(|event| self.handle_event(event));
+                }
+            }
+            self.start_calls();
+        }
+    }
+
+    /// Takes the request that woke the hub, and those that are there already up to a bound: subscribes that come together
+    /// become one call at the broker.
+    fn handle_requests(&mut self, first: HubRequest, requests: &mut mpsc::Receiver<HubRequest>) {
+        self.handle_request(first);
+        for _ in 1..INTERESTS_PER_CALL {
+            match requests.try_recv() {
+                Ok(request) => self.handle_request(request),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn handle_request(&mut self, request: HubRequest) {
+        match request {
+            HubRequest::Subscribe { shard, slot, tenant, topic } => self.subscribe(shard, slot, tenant, topic),
+            HubRequest::Unsubscribe { shard, slot, tenant, topic } => self.unsubscribe(shard, slot, &tenant, &topic),
+        }
+    }
+
+    fn subscribe(&mut self, shard: ShardId, slot: SlotId, tenant: Tenant, topic: Topic) {
+        let id = match self.topics.find(tenant.as_str(), topic.as_str()) {
+            Some(id) => id,
+            None if self.topics.len() >= self.config.max_topics => {
+                let message = format!("this node has {} channels; that is its limit", self.topics.len());
+                let refusal = ErrorBody { retryable: true, ..ErrorBody::new(ErrorCode::LimitExceeded, message) };
+                return self.send(shard, ShardMessage::Refused { slot, refusal });
+            }
+            None => {
+                let id = self.topics.insert(tenant, topic);
+                self.wanted.push_back(id);
+                self.metrics.topics.set(self.topics.len() as f64);
+                id
+            }
+        };
+        let state = self.topics.get_mut(id).expect("it was found or made just now");
+        state.subscribers.push((shard, slot));
+        state.lingers_until = None;
+        if matches!(state.interest, InterestState::Held(_)) {
+            self.send(shard, ShardMessage::Subscribed { slot });
+        }
+    }
+
+    fn unsubscribe(&mut self, shard: ShardId, slot: SlotId, tenant: &Tenant, topic: &Topic) {
+        let Some(id) = self.topics.find(tenant.as_str(), topic.as_str()) else { return };
+        let state = self.topics.get_mut(id).expect("it was found just now");
+        state.subscribers.retain(|entry| *entry != (shard, slot));
+        if state.subscribers.is_empty() && matches!(state.interest, InterestState::Held(_)) {
+            self.linger(id);
+        }
+    }
+
+    /// Keeps the interest for a while after its last subscriber, who often comes back.
+    fn linger(&mut self, id: InterestId) {
+        let until = Instant::now() + self.config.linger;
+        if let Some(state) = self.topics.get_mut(id) {
+            state.lingers_until = Some(until);
+            self.lingering.push_back((until, id));
+        }
+    }
+
+    /// Starts calls for what is wanted, as far as the bound on calls allows.
+    fn start_calls(&mut self) {
+        while !self.wanted.is_empty() && self.calls.len() < INTEREST_CALLS {
+            let count = self.wanted.len().min(INTERESTS_PER_CALL);
+            let ids: Vec<_> = self.wanted.drain(..count).filter(|id| self.topics.get(*id).is_some()).collect();
+            let interests: Vec<_> = ids.iter().filter_map(|id| self.interest(*id)).collect();
+            let broker = self.broker.clone();
+            self.calls.push(
+                async move {
+                    let result = broker.add_interests(&interests).await;
+                    CallResult::Added { interests: ids, result }
+                }
+                .boxed(),
+            );
+        }
+    }
+
+    fn interest(&self, id: InterestId) -> Option<Interest> {
+        let state = self.topics.get(id)?;
+        Some(Interest { id, tenant: state.tenant.clone(), topic: state.topic.clone() })
+    }
+
+    fn handle_call_result(&mut self, result: CallResult) {
+        let CallResult::Added { interests, result } = result else { return };
+        match result {
+            Ok(()) => interests.into_iter().for_each(|id| self.handle_added(id)),
+            Err(error) => {
+                warn!(broker = self.broker.name(), count = interests.len(), %error, "interests were not added");
+                let code = match error {
+                    BrokerError::Timeout { .. } => ErrorCode::Timeout,
+                    _ => ErrorCode::Unavailable,
+                };
+                let refusal = ErrorBody::new(code, format!("the subscription was not made: {error}"));
+                interests.into_iter().for_each(|id| self.handle_not_added(id, &refusal));
+            }
+        }
+    }
+
+    fn handle_added(&mut self, id: InterestId) {
+        let Some(state) = self.topics.get_mut(id) else { return };
+        self.confirmed += 1;
+        state.interest = InterestState::Held(self.confirmed);
+        let subscribers = state.subscribers.clone();
+        if subscribers.is_empty() {
+            self.linger(id);
+        }
+        for (shard, slot) in subscribers {
+            self.send(shard, ShardMessage::Subscribed { slot });
+        }
+    }
+
+    fn handle_not_added(&mut self, id: InterestId, refusal: &ErrorBody) {
+        let Some(state) = self.topics.remove(id) else { return };
+        self.metrics.topics.set(self.topics.len() as f64);
+        for (shard, slot) in state.subscribers {
+            self.send(shard, ShardMessage::Refused { slot, refusal: refusal.clone() });
+        }
+    }
+
+    /// Removes interests whose linger is over and that nobody has subscribed to again.
+    fn handle_linger_end(&mut self, now: Instant) {
+        let mut ended = Vec::new();
+        while let Some((at, id)) = self.lingering.front().copied()
+            && at <= now
+            && ended.len() < INTERESTS_PER_CALL
+        {
+            self.lingering.pop_front();
+            // Somebody may have subscribed again, and left again: then a later entry counts.
+            if self.topics.get(id).is_some_and(|state| state.lingers_until == Some(at)) {
+                self.topics.remove(id);
+                ended.push(id);
+            }
+        }
+        if !ended.is_empty() {
+            self.metrics.topics.set(self.topics.len() as f64);
+            let broker = self.broker.clone();
+            let call = async move {
+                broker.remove_interests(&ended).await;
+                CallResult::Removed
+            };
+            self.calls.push(call.boxed());
+        }
+    }
+
+    fn handle_event(&mut self, event: BrokerEvent) {
+        match event {
+            BrokerEvent::Publication(publication) => self.handle_publication(publication),
+            BrokerEvent::Interrupted(interruption) => self.handle_interrupted(interruption),
+            BrokerEvent::Resumed(scope) => self.handle_resumed(scope),
+        }
+    }
+
+    fn handle_publication(&mut self, publication: Publication) {
+        self.metrics.received.increment(1);
+        let Some(targets) = self.targets(&publication) else { return };
+        if targets.is_empty() {
+            return;
+        }
+        let state = self.topics.get(publication.interest).expect("it has targets");
+        let channel = match (&publication.channel, &state.topic) {
+            (Some(channel), _) | (None, Topic::Channel(channel)) => channel,
+            (None, Topic::Pattern(pattern)) => {
+                return warn!(%pattern, "a publication by a pattern came without its channel");
+            }
+        };
+        let envelope = match publication.body.envelope(self.config.max_publication_bytes) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                debug!(tenant = %state.tenant, %channel, %error, "a publication was refused");
+                return self.metrics.refused(error.reason());
+            }
+        };
+        let timestamp = envelope.timestamp.or(publication.timestamp).unwrap_or_else(unix_millis);
+        let delivery = Delivery { envelope: &envelope, channel: channel.as_str(), timestamp, position: None };
+        let publication = Arc::new(EncodedPublication::new(&delivery));
+        for (shard, targets) in targets {
+            self.send(shard, ShardMessage::Publication { targets, publication: publication.clone() });
+        }
+    }
+
+    /// Where a publication goes, by shard; `None` where it is a copy that another interest brings, or a late one.
+    fn targets(&self, publication: &Publication) -> Option<SmallVec<[(ShardId, Targets); 2]>> {
+        let state = self.topics.get(publication.interest)?;
+        let channel = match (&publication.channel, &state.topic) {
+            (None, Topic::Channel(_)) if !self.topics.has_patterns(&state.tenant) => {
+                return Some(state.subscribers.iter().map(|(shard, slot)| (*shard, Targets::One(*slot))).collect());
+            }
+            (Some(channel), _) | (None, Topic::Channel(channel)) => channel,
+            (None, Topic::Pattern(_)) => return Some(SmallVec::new()),
+        };
+        self.overlapping_targets(publication.interest, &state.tenant, channel)
+    }
+
+    fn overlapping_targets(
+        &self,
+        interest: InterestId,
+        tenant: &Tenant,
+        channel: &Channel,
+    ) -> Option<SmallVec<[(ShardId, Targets); 2]>> {
+        let matching = self.topics.matching(tenant, channel);
+        if matching.first() != Some(&interest) {
+            return None;
+        }
+        let mut entries: SmallVec<[(ShardId, SlotId); 8]> =
+            matching.iter().filter_map(|id| self.topics.get(*id)).flat_map(|s| s.subscribers.iter().copied()).collect();
+        entries.sort_by_key(|(shard, _)| *shard);
+        let by_shard = entries.chunk_by(|a, b| a.0 == b.0).map(|entries| {
+            let targets = match entries {
+                [(_, slot)] => Targets::One(*slot),
+                several => Targets::Several(several.iter().map(|(_, slot)| *slot).collect()),
+            };
+            (entries[0].0, targets)
+        });
+        Some(by_shard.collect())
+    }
+
+    fn handle_interrupted(&mut self, Interruption { scope, reason }: Interruption) {
+        self.metrics.interrupted(reason, scope == Scope::All);
+        match scope {
+            Scope::All => {
+                warn!(broker = self.broker.name(), reason, "the broker is interrupted");
+                self.readiness.broker_interrupted(self.clock.now());
+            }
+            Scope::Interest(id) => {
+                if let Some(state) = self.topics.get_mut(id) {
+                    warn!(broker = self.broker.name(), topic = %state.topic, reason, "a channel is interrupted");
+                    state.interrupted = Some(reason);
+                }
+            }
+        }
+    }
+
+    /// Tells subscribers of the gap now that it is over: whoever fetches the state after this misses nothing.
+    fn handle_resumed(&mut self, scope: Scope) {
+        match scope {
+            Scope::All => {
+                tracing::info!(broker = self.broker.name(), "the broker is back");
+                self.readiness.broker_resumed();
+                self.metrics.resumed();
+                for shard in 0..self.shards.len() {
+                    let shard = ShardId(u16::try_from(shard).expect("shards are numbered in 16 bits"));
+                    self.send(shard, ShardMessage::GapEverywhere { reason: "broker_interrupted" });
+                }
+            }
+            Scope::Interest(id) => {
+                let Some(state) = self.topics.get_mut(id) else { return };
+                let reason = state.interrupted.take().unwrap_or("broker_interrupted");
+                for (shard, slot) in state.subscribers.clone() {
+                    self.send(shard, ShardMessage::Gap { slot, reason });
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, shard: ShardId, message: ShardMessage) {
+        if self.shards[usize::from(shard.0)].send(message, Instant::now()) {
+            warn!(shard = shard.0, "a shard does not keep up; its subscribers will be told of the gap");
+            self.metrics.shard_interruptions.increment(1);
+        }
+    }
+}
+
+/// Sleeps until a moment, or for ever where there is none.
+async fn sleep_until(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn unix_millis() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}

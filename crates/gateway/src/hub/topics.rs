@@ -1,0 +1,202 @@
+//! The hub's table of topics: which shards have subscribers, and how the broker's interest stands.
+
+use std::time::Instant;
+
+use ahash::RandomState;
+use fanfare_broker::InterestId;
+use fanfare_protocol::{Channel, Tenant, Topic};
+use hashbrown::{HashMap, HashTable};
+use smallvec::SmallVec;
+
+use super::message::{ShardId, SlotId};
+
+/// One topic of one tenant on this node.
+#[derive(Debug)]
+pub(super) struct TopicState {
+    pub(super) tenant: Tenant,
+    pub(super) topic: Topic,
+    pub(super) interest: InterestState,
+    /// Where the subscribers are, one entry per shard.
+    pub(super) subscribers: SmallVec<[(ShardId, SlotId); 1]>,
+    /// Why publications may be missing, from an interruption of this interest alone until it is over.
+    pub(super) interrupted: Option<&'static str>,
+    /// When the interest ends, where nobody is subscribed.
+    pub(super) lingers_until: Option<Instant>,
+    generation: u32,
+}
+
+/// How the broker's interest stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InterestState {
+    /// Being added.
+    Adding,
+    /// Confirmed by the broker. The number says in which order interests were confirmed.
+    Held(u64),
+}
+
+/// Topics by place and by name. A place and its generation make the [`InterestId`], so that a publication finds its
+/// topic without hashing its name.
+#[derive(Debug, Default)]
+pub(super) struct TopicTable {
+    places: slab::Slab<TopicState>,
+    by_name: HashTable<u32>,
+    /// Topics that are patterns. Nearly always few.
+    patterns: HashMap<Tenant, Vec<u32>, RandomState>,
+    hasher: RandomState,
+    next_generation: u32,
+}
+
+impl TopicTable {
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    pub(super) fn get(&self, id: InterestId) -> Option<&TopicState> {
+        let (index, generation) = split(id);
+        self.places.get(index).filter(|state| state.generation == generation)
+    }
+
+    pub(super) fn get_mut(&mut self, id: InterestId) -> Option<&mut TopicState> {
+        let (index, generation) = split(id);
+        self.places.get_mut(index).filter(|state| state.generation == generation)
+    }
+
+    pub(super) fn find(&self, tenant: &str, topic: &str) -> Option<InterestId> {
+        let hash = self.hasher.hash_one((tenant, topic));
+        let same = |index: &u32| {
+            let state = &self.places[*index as usize];
+            state.topic.as_str() == topic && state.tenant.as_str() == tenant
+        };
+        self.by_name.find(hash, same).map(|index| self.id(*index))
+    }
+
+    /// Adds a topic that is not there.
+    pub(super) fn insert(&mut self, tenant: Tenant, topic: Topic) -> InterestId {
+        let hash = self.hasher.hash_one((tenant.as_str(), topic.as_str()));
+        let generation = self.next_generation;
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let is_pattern = topic.is_pattern();
+        let state = TopicState {
+            tenant: tenant.clone(),
+            topic,
+            interest: InterestState::Adding,
+            subscribers: SmallVec::new(),
+            interrupted: None,
+            lingers_until: None,
+            generation,
+        };
+        let index = u32::try_from(self.places.insert(state)).expect("the limit on channels is below 2^32");
+        let (places, hasher) = (&self.places, &self.hasher);
+        self.by_name.insert_unique(hash, index, |index| hash_of(hasher, &places[*index as usize]));
+        if is_pattern {
+            self.patterns.entry(tenant).or_default().push(index);
+        }
+        self.id(index)
+    }
+
+    pub(super) fn remove(&mut self, id: InterestId) -> Option<TopicState> {
+        self.get(id)?;
+        let (index, _) = split(id);
+        let state = self.places.remove(index);
+        let hash = hash_of(&self.hasher, &state);
+        if let Ok(entry) = self.by_name.find_entry(hash, |other| *other as usize == index) {
+            entry.remove();
+        }
+        if let Some(patterns) = self.patterns.get_mut(state.tenant.as_str()) {
+            patterns.retain(|other| *other as usize != index);
+            if patterns.is_empty() {
+                self.patterns.remove(state.tenant.as_str());
+            }
+        }
+        Some(state)
+    }
+
+    /// Whether the tenant has patterns, so that a publication may belong to several topics.
+    pub(super) fn has_patterns(&self, tenant: &Tenant) -> bool {
+        !self.patterns.is_empty() && self.patterns.contains_key(tenant.as_str())
+    }
+
+    /// Every topic with a held interest that a channel belongs to, the one that was confirmed first in front. The broker
+    /// sends a copy by each of them; the node takes the first topic's.
+    pub(super) fn matching(&self, tenant: &Tenant, channel: &Channel) -> SmallVec<[InterestId; 4]> {
+        let exact = self.find(tenant.as_str(), channel.as_str());
+        let patterns = self.patterns.get(tenant.as_str()).into_iter().flatten();
+        let patterns = patterns
+            .filter(|index| self.places[**index as usize].topic.matches(channel.as_str()))
+            .map(|index| self.id(*index));
+        let mut held: SmallVec<[(u64, InterestId); 4]> = exact
+            .into_iter()
+            .chain(patterns)
+            .filter_map(|id| match self.get(id)?.interest {
+                InterestState::Held(order) => Some((order, id)),
+                InterestState::Adding => None,
+            })
+            .collect();
+        held.sort_unstable();
+        held.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn id(&self, index: u32) -> InterestId {
+        InterestId(u64::from(self.places[index as usize].generation) << 32 | u64::from(index))
+    }
+}
+
+fn split(id: InterestId) -> (usize, u32) {
+    ((id.0 & u64::from(u32::MAX)) as usize, (id.0 >> 32) as u32)
+}
+
+fn hash_of(hasher: &RandomState, state: &TopicState) -> u64 {
+    hasher.hash_one((state.tenant.as_str(), state.topic.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn insert(table: &mut TopicTable, tenant: &str, topic: &str) -> InterestId {
+        table.insert(Tenant::parse(tenant).unwrap(), Topic::parse(topic).unwrap())
+    }
+
+    #[test]
+    fn tenants_do_not_share_a_topic() {
+        let mut table = TopicTable::default();
+        let a = insert(&mut table, "a", "project:1");
+        let b = insert(&mut table, "b", "project:1");
+        assert_ne!(a, b);
+        assert_eq!(table.find("a", "project:1"), Some(a));
+        assert_eq!(table.find("b", "project:1"), Some(b));
+        assert_eq!(table.find("c", "project:1"), None);
+    }
+
+    #[test]
+    fn an_id_is_dead_once_its_topic_is_gone_even_if_the_place_is_used_again() {
+        let mut table = TopicTable::default();
+        let first = insert(&mut table, "a", "project:1");
+        assert!(table.remove(first).is_some());
+        let second = insert(&mut table, "a", "project:2");
+        assert!(table.get(first).is_none());
+        assert!(table.remove(first).is_none());
+        assert_eq!(table.get(second).unwrap().topic.as_str(), "project:2");
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn of_overlapping_topics_the_one_confirmed_first_leads() {
+        let mut table = TopicTable::default();
+        let exact = insert(&mut table, "a", "project:1");
+        let star = insert(&mut table, "a", "project:*");
+        let rest = insert(&mut table, "a", "project:**");
+        insert(&mut table, "b", "project:*");
+        table.get_mut(star).unwrap().interest = InterestState::Held(1);
+        table.get_mut(exact).unwrap().interest = InterestState::Held(2);
+        let tenant = Tenant::parse("a").unwrap();
+        let channel = Channel::parse("project:1").unwrap();
+        assert_eq!(table.matching(&tenant, &channel).as_slice(), [star, exact]);
+        table.get_mut(rest).unwrap().interest = InterestState::Held(3);
+        table.remove(star);
+        assert_eq!(table.matching(&tenant, &channel).as_slice(), [exact, rest]);
+        assert!(table.has_patterns(&tenant));
+        table.remove(rest);
+        assert!(!table.has_patterns(&tenant));
+    }
+}

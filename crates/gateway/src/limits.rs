@@ -1,0 +1,43 @@
+//! Limits inside a node that are not configured, each with its unit.
+
+use std::time::Duration;
+
+/// Publications' bytes that the hub keeps for a shard whose inbox is full.
+pub(crate) const SHARD_BACKLOG_BYTES: usize = 32 * 1024 * 1024;
+/// How long a shard's inbox may stay full before the shard is interrupted.
+pub(crate) const SHARD_STALL: Duration = Duration::from_secs(1);
+/// Requests of all shards that wait for the hub.
+pub(crate) const HUB_INBOX_REQUESTS: usize = 65_536;
+/// Sockets that were accepted and wait for one shard.
+pub(crate) const ACCEPTED_SOCKETS: usize = 1_024;
+/// Events that the hub takes from the broker before it looks after everything else.
+pub(crate) const HUB_EVENTS_PER_TURN: usize = 256;
+/// Interests that are added at the broker in one call.
+pub(crate) const INTERESTS_PER_CALL: usize = 1_024;
+/// Calls at the broker for interests at one time.
+pub(crate) const INTEREST_CALLS: usize = 4;
+/// Publishes of clients that wait for the broker, of all shards.
+pub(crate) const CLIENT_PUBLISHES: usize = 8_192;
+/// Publishes of clients that the broker is working on at one time.
+pub(crate) const CLIENT_PUBLISHES_IN_FLIGHT: usize = 1_024;
+/// Messages that a shard takes from its inbox for one tick.
+pub(crate) const MESSAGES_PER_TICK: usize = 1_024;
+/// Bytes that one tick puts together for one topic before it writes: a fraction of an outbox, so that a burst does not
+/// look like a slow consumer.
+pub(crate) const TICK_BYTES: usize = 128 * 1024;
+/// Connections that are written before reads and timers get their turn.
+pub(crate) const FLUSHES_PER_YIELD: usize = 128;
+/// Pieces in one vectored write.
+pub(crate) const PIECES_PER_WRITE: usize = 32;
+/// Reads of one connection before others get their turn.
+pub(crate) const READS_PER_TURN: usize = 4;
+/// Bytes of a shard's read buffer, which serves all its connections.
+pub(crate) const READ_BUFFER_BYTES: usize = 64 * 1024;
+/// How long a closed connection may take to read what was sent before and to answer the close.
+pub(crate) const CLOSE_LINGER: Duration = Duration::from_secs(5);
+/// Granularity of a shard's timers.
+pub(crate) const TIMER_TICK: Duration = Duration::from_millis(50);
+/// Publications' bytes in a shard's inbox. Above it the inbox counts as full.
+pub(crate) const SHARD_INBOX_BYTES: usize = 16 * 1024 * 1024;
+/// How often the hub looks again at a shard whose inbox was full.
+pub(crate) const SHARD_RETRY: Duration = Duration::from_millis(1);

@@ -1,0 +1,261 @@
+//! A node: everything put together, from bound addresses to the last task's end.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicUsize},
+    time::{Duration, Instant},
+};
+
+use fanfare_broker::{Broker, Events};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::{net::TcpListener, runtime::Handle, sync::mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    auth::{KeyError, Verifier},
+    clock::Clock,
+    config::Config,
+    hub::{
+        Hub, HubConfig,
+        message::{ShardId, ShardMessage},
+        shard_inbox,
+    },
+    internal::{self, InternalState},
+    limits::{CLIENT_PUBLISHES, HUB_INBOX_REQUESTS},
+    listener,
+    public::PublicHttp,
+    publishing,
+    readiness::Readiness,
+    shard::{ShardContext, ShardHandle, ShardThread},
+};
+
+/// How long clients are told to wait before they reconnect elsewhere.
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
+/// How often a drain looks whether the connections are gone.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A listener could not be bound.
+    #[error("{0}")]
+    Listen(io::Error),
+    /// A shard could not be started.
+    #[error("a shard could not be started: {0}")]
+    Shard(io::Error),
+    /// A key of the configuration cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// A node with its addresses, before it serves.
+pub struct Node {
+    config: Config,
+    broker: Arc<dyn Broker>,
+    events: Events,
+    prometheus: PrometheusHandle,
+    verifier: Arc<Verifier>,
+    public: TcpListener,
+    internal: TcpListener,
+    public_address: SocketAddr,
+    internal_address: SocketAddr,
+}
+
+/// A node that serves. Its owner ends it with [`drain`](Self::drain).
+pub struct RunningNode {
+    public_address: SocketAddr,
+    internal_address: SocketAddr,
+    broker: Arc<dyn Broker>,
+    readiness: Arc<Readiness>,
+    shards: Vec<ShardThread>,
+    tasks: TaskTracker,
+    /// Ends the acceptor.
+    accepting: CancellationToken,
+    /// Ends everything else.
+    running: CancellationToken,
+    /// Cancelled when something that must not end has ended.
+    failed: CancellationToken,
+}
+
+impl Node {
+    /// Binds both listeners. From here on the addresses are known; nothing is served yet.
+    ///
+    /// # Errors
+    /// [`NodeError`] names what could not be had.
+    pub async fn bind(
+        config: Config,
+        (broker, events): (Arc<dyn Broker>, Events),
+        prometheus: PrometheusHandle,
+    ) -> Result<Self, NodeError> {
+        let verifier = Arc::new(Verifier::new(&config.auth)?);
+        let notsent_lowat = u32::try_from(config.limits.notsent_lowat_bytes).unwrap_or(u32::MAX);
+        let public = listener::bind(config.listen, Some(notsent_lowat)).map_err(NodeError::Listen)?;
+        let internal = listener::bind(config.internal_listen, None).map_err(NodeError::Listen)?;
+        let public_address = public.local_addr().map_err(NodeError::Listen)?;
+        let internal_address = internal.local_addr().map_err(NodeError::Listen)?;
+        Ok(Self {
+            config,
+            broker,
+            events,
+            prometheus,
+            verifier,
+            public,
+            internal,
+            public_address,
+            internal_address,
+        })
+    }
+
+    /// Starts serving on the current runtime, the main one, and on a thread per shard.
+    ///
+    /// # Errors
+    /// [`NodeError::Shard`]
+    pub fn start(self) -> Result<RunningNode, NodeError> {
+        let clock = Clock::start();
+        let readiness = Arc::new(Readiness::default());
+        let tasks = TaskTracker::new();
+        let (accepting, running, failed) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let (hub_requests, requests) = mpsc::channel(HUB_INBOX_REQUESTS);
+        let (publishes, client_publishes) = mpsc::channel(CLIENT_PUBLISHES);
+
+        let counts: Vec<_> = (0..self.config.shards).map(|_| Arc::new(AtomicUsize::new(0))).collect();
+        let http = Arc::new(self.public_http(counts.clone()));
+        let session_config = Arc::new(self.config.session_config());
+        let mut shards = Vec::with_capacity(self.config.shards);
+        for (number, connections) in counts.into_iter().enumerate() {
+            let (inbox, receiver) = shard_inbox(self.config.limits.shard_inbox);
+            let context = ShardContext {
+                id: ShardId(number as u16),
+                clock,
+                session_config: session_config.clone(),
+                outbox_bytes: self.config.limits.outbox_bytes,
+                outbox_pieces: self.config.limits.outbox_frames,
+                message_bytes: u32::try_from(self.config.limits.message_bytes).unwrap_or(u32::MAX),
+                verifier: self.verifier.clone(),
+                hub: hub_requests.clone(),
+                publishes: publishes.clone(),
+                inbox,
+                main: Handle::current(),
+                tasks: tasks.clone(),
+                connections,
+            };
+            let shard =
+                ShardThread::start(context, receiver, http.clone(), running.clone()).map_err(NodeError::Shard)?;
+            shards.push(shard);
+        }
+        let handles: Vec<ShardHandle> = shards.iter().map(|shard| shard.handle.clone()).collect();
+
+        let hub = Hub::new(
+            HubConfig {
+                linger: self.config.timeouts.linger,
+                max_topics: self.config.limits.channels,
+                max_publication_bytes: self.config.limits.publication_bytes,
+            },
+            self.broker.clone(),
+            clock,
+            readiness.clone(),
+            handles.iter().map(|shard| shard.inbox.clone()).collect(),
+        );
+        let essential = |name: &'static str| {
+            let (running, failed) = (running.clone(), failed.clone());
+            move || {
+                if !running.is_cancelled() {
+                    warn!(task = name, "a task that the node cannot do without has ended");
+                    failed.cancel();
+                }
+            }
+        };
+        let (hub_ended, api_ended) = (essential("hub"), essential("internal listener"));
+        let hub = hub.run(self.events, requests, running.clone());
+        tasks.spawn(async move {
+            hub.await;
+            hub_ended();
+        });
+        tasks.spawn(publishing::run(self.broker.clone(), client_publishes, running.clone()));
+        tasks.spawn(listener::accept(self.public, handles, accepting.clone()));
+        let (verifier, stop) = (self.verifier.clone(), running.clone());
+        tasks.spawn(async move { verifier.run(stop).await });
+        let state = InternalState::new(&self.config, self.broker.clone(), readiness.clone(), self.prometheus, clock);
+        let api = axum::serve(self.internal, internal::router(state))
+            .with_graceful_shutdown(running.clone().cancelled_owned());
+        tasks.spawn(async move {
+            if let Err(error) = api.await {
+                warn!(%error, "the internal listener failed");
+            }
+            api_ended();
+        });
+        readiness.set_started();
+        Ok(RunningNode {
+            public_address: self.public_address,
+            internal_address: self.internal_address,
+            broker: self.broker,
+            readiness,
+            shards,
+            tasks,
+            accepting,
+            running,
+            failed,
+        })
+    }
+
+    fn public_http(&self, connections: Vec<Arc<AtomicUsize>>) -> PublicHttp {
+        PublicHttp {
+            paths: self.config.paths.ws.clone(),
+            origins: self.config.origins.clone(),
+            cookie: self.config.auth.cookie.clone(),
+            compression: self.config.compression,
+            handshake_timeout: self.config.timeouts.handshake,
+            max_connections: self.config.limits.connections,
+            connections,
+        }
+    }
+}
+
+impl RunningNode {
+    /// Where clients connect.
+    pub fn public_address(&self) -> SocketAddr {
+        self.public_address
+    }
+
+    /// Where the API, metrics and health are.
+    pub fn internal_address(&self) -> SocketAddr {
+        self.internal_address
+    }
+
+    /// Waits until something has ended that the node cannot do without.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
+    }
+
+    /// Tells every client that the node goes away, closes them, and ends; what is left at the deadline is cut. `true` where
+    /// every connection closed in time.
+    pub async fn drain(self, deadline: Duration) -> bool {
+        let begun = Instant::now();
+        self.readiness.set_draining();
+        self.accepting.cancel();
+        let reconnect_after_ms = RECONNECT_AFTER.as_millis() as u64;
+        for shard in &self.shards {
+            shard.handle.inbox.send(ShardMessage::Drain { reconnect_after_ms }).await;
+        }
+        while self.connections() > 0 && begun.elapsed() < deadline {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+        let left = self.connections();
+        info!(left, elapsed_ms = begun.elapsed().as_millis() as u64, "connections are closed");
+        self.running.cancel();
+        for shard in self.shards {
+            shard.join().await;
+        }
+        self.broker.close().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        left == 0
+    }
+
+    fn connections(&self) -> usize {
+        self.shards.iter().map(|shard| shard.handle.connections()).sum()
+    }
+}

@@ -1,0 +1,194 @@
+//! Carrying out what sessions decide.
+
+use bytes::Bytes;
+use fanfare_broker::Publish;
+use fanfare_protocol::{CloseCode, ErrorBody, ErrorCode, ServerMessage, Topic};
+use fanfare_session::{Action, Completion, Granted, OpId, PublishAction, Time};
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::{
+    Shard, ShardState,
+    connection::State,
+    topics::{Subscribing, Unsubscribing},
+};
+use crate::{
+    encoding::encode_message,
+    hub::message::{ConnectionId, HubRequest, ShardMessage},
+    limits::CLOSE_LINGER,
+    publishing::ClientPublish,
+    websocket::{MAX_CLOSE_REASON_BYTES, encode},
+};
+
+impl Shard {
+    /// Does all that the connection's session asks for now.
+    pub(super) fn carry_out(&self, state: &mut ShardState, index: usize, now: Time) {
+        while let Some(action) = state.session(index).and_then(|session| session.poll_action()) {
+            match action {
+                Action::Authenticate { op, token } => self.authenticate(state, index, now, op, token),
+                Action::Subscribe { op, topic } => self.subscribe(state, index, now, op, topic),
+                Action::Unsubscribe { topic } => self.unsubscribe(state, index, &topic),
+                Action::Publish(publish) => self.publish(state, index, now, publish),
+                Action::Send(message) => self.send(state, index, &message),
+                Action::Ping => self.send_frame(state, index, |out| encode::ping(b"", out)),
+                Action::Close { code, reason } => self.close(state, index, code, &reason),
+            }
+        }
+    }
+
+    /// Ends the session and begins the closing handshake (RFC 6455 section 7.1.2), behind all that was sent before.
+    pub(super) fn close(&self, state: &mut ShardState, index: usize, code: CloseCode, reason: &str) {
+        if state.connections[index].state != State::Open {
+            return;
+        }
+        state.metrics.closed(code);
+        self.send_frame(state, index, |out| {
+            encode::close(Some(code.as_u16()), &reason[..reason.floor_char_boundary(MAX_CLOSE_REASON_BYTES)], out);
+        });
+        self.end_session(state, index);
+        self.begin_closing(state, index);
+    }
+
+    /// The client does not keep up: what waits is dropped, but for a frame that was begun, and the close goes out next.
+    pub(super) fn close_slow_consumer(&self, state: &mut ShardState, index: usize) {
+        if state.connections[index].state != State::Open {
+            return;
+        }
+        state.metrics.closed(CloseCode::SlowConsumer);
+        state.metrics.slow_consumers.increment(1);
+        state.frame.clear();
+        encode::close(Some(CloseCode::SlowConsumer.as_u16()), "outbox limit reached", &mut state.frame);
+        state.connections[index].outbox.finish_with(state.frame.as_slice().into());
+        self.end_session(state, index);
+        self.begin_closing(state, index);
+    }
+
+    fn begin_closing(&self, state: &mut ShardState, index: usize) {
+        if state.connections[index].state == State::Open {
+            state.connections[index].state = State::Closing(self.context.clock.now() + CLOSE_LINGER);
+            self.mark_dirty(state, index);
+            self.arm(state, index);
+        }
+    }
+
+    /// Gives back what the session holds at the hub. The connection may go on to write what waits.
+    pub(super) fn end_session(&self, state: &mut ShardState, index: usize) {
+        let Some(session) = state.connections[index].session.take() else { return };
+        if let Some(tenant) = session.tenant() {
+            let id = state.id(index);
+            for topic in session.topics() {
+                let ended = state.topics.unsubscribe(tenant, topic, id);
+                self.tell_hub_if_last(state, ended);
+            }
+        }
+    }
+
+    fn authenticate(&self, state: &mut ShardState, index: usize, now: Time, op: OpId, token: String) {
+        if let Some(result) = self.context.verifier.try_verify(&token, now) {
+            return complete(state, index, now, op, Completion::Authenticated(result));
+        }
+        // Keys have to be fetched: on the main runtime, which may wait.
+        let connection = state.id(index);
+        let (verifier, inbox) = (self.context.verifier.clone(), self.context.inbox.clone());
+        let verifying = async move {
+            let completion = Completion::Authenticated(verifier.verify(&token, now).await);
+            inbox.send(ShardMessage::Completed { connection, op, completion }).await;
+        };
+        self.context.tasks.spawn_on(verifying, &self.context.main);
+    }
+
+    fn subscribe(&self, state: &mut ShardState, index: usize, now: Time, op: OpId, topic: Topic) {
+        let id = state.id(index);
+        let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
+        match state.topics.subscribe(&tenant, topic.clone(), id, op) {
+            Subscribing::Done => complete(state, index, now, op, Completion::Subscribed(Ok(Granted {}))),
+            Subscribing::Waits => {}
+            Subscribing::First(slot) => {
+                self.ask_hub(state, HubRequest::Subscribe { shard: self.context.id, slot, tenant, topic });
+            }
+        }
+    }
+
+    fn unsubscribe(&self, state: &mut ShardState, index: usize, topic: &Topic) {
+        let id = state.id(index);
+        let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
+        let ended = state.topics.unsubscribe(&tenant, topic, id);
+        self.tell_hub_if_last(state, ended);
+    }
+
+    fn tell_hub_if_last(&self, state: &mut ShardState, ended: Unsubscribing) {
+        if let Unsubscribing::Last { slot, tenant, topic } = ended {
+            self.ask_hub(state, HubRequest::Unsubscribe { shard: self.context.id, slot, tenant, topic });
+        }
+    }
+
+    /// Sends a request to the hub, in order. What its inbox does not take waits here: there is at most one subscribe and
+    /// one unsubscribe per topic of the shard, and topics are limited.
+    fn ask_hub(&self, state: &mut ShardState, request: HubRequest) {
+        state.unsent.push_back(request);
+        self.send_unsent(state);
+    }
+
+    pub(super) fn send_unsent(&self, state: &mut ShardState) {
+        while let Some(request) = state.unsent.pop_front() {
+            if let Err(TrySendError::Full(request)) = self.context.hub.try_send(request) {
+                return state.unsent.push_front(request);
+            }
+        }
+        if state.unsent.capacity() > 1_024 {
+            state.unsent = std::collections::VecDeque::new();
+        }
+    }
+
+    fn publish(&self, state: &mut ShardState, index: usize, now: Time, action: PublishAction) {
+        let connection = state.id(index);
+        let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
+        let PublishAction { op, channel, body, id } = action;
+        let publish = Publish { tenant, channel, body: Bytes::from(body), id };
+        let job = ClientPublish { publish, shard: self.context.inbox.clone(), connection, op };
+        if self.context.publishes.try_send(job).is_err() {
+            let refusal = ErrorBody::new(ErrorCode::Unavailable, "this node has too many publishes in hand; try again");
+            complete(state, index, now, op, Completion::Published(Err(refusal)));
+        }
+    }
+
+    /// Puts a reply or push into the outbox.
+    fn send(&self, state: &mut ShardState, index: usize, message: &ServerMessage) {
+        if let ServerMessage::Reply { outcome: Err(error), .. } = message {
+            state.metrics.error(error.code);
+        }
+        let variant = state.connections[index].variant;
+        state.frame.clear();
+        encode_message(variant, message, &mut state.deflater, &mut state.frame);
+        self.push_frame(state, index);
+    }
+
+    /// Puts a frame into the outbox.
+    pub(super) fn send_frame(&self, state: &mut ShardState, index: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        state.frame.clear();
+        write(&mut state.frame);
+        self.push_frame(state, index);
+    }
+
+    fn push_frame(&self, state: &mut ShardState, index: usize) {
+        let pushed = state.connections[index].push(state.frame.as_slice().into(), self.outbox_limits());
+        if pushed.is_err() {
+            self.close_slow_consumer(state, index);
+        }
+    }
+
+    /// Hands a completion to the session that waits for it, if it is still there.
+    pub(super) fn handle_completion(&self, state: &mut ShardState, id: ConnectionId, op: OpId, completion: Completion) {
+        let Some(index) = state.place(id) else { return };
+        let now = self.context.clock.now();
+        complete(state, index, now, op, completion);
+        self.carry_out(state, index, now);
+        self.mark_dirty(state, index);
+        self.arm(state, index);
+    }
+}
+
+fn complete(state: &mut ShardState, index: usize, now: Time, op: OpId, completion: Completion) {
+    if let Some(session) = state.session(index) {
+        session.handle_completion(now, op, completion);
+    }
+}

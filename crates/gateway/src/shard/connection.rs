@@ -1,0 +1,170 @@
+//! One connection: the socket with what is read from it and written to it. Protocol state is the session's.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use fanfare_session::{Session, Time};
+use tokio::net::TcpStream;
+
+use super::{
+    Shard,
+    outbox::{Outbox, OutboxLimits, Overflow, Piece},
+};
+use crate::{encoding::Variant, hub::message::ConnectionId, websocket::Parser};
+
+/// See the module. What a delivery touches stands first.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) stream: TcpStream,
+    pub(super) outbox: Outbox,
+    pub(super) variant: Variant,
+    /// It stands in the shard's list of connections to write.
+    pub(super) dirty: bool,
+    /// The socket took less than there was; its waker is registered for more room.
+    pub(super) blocked: bool,
+    pub(super) state: State,
+    pub(super) generation: u32,
+    /// The last publication of several topics that it got, so that it gets each once.
+    pub(super) stamp: u64,
+    /// When its entry in the wheel comes up.
+    pub(super) wakes_at: Option<Time>,
+    /// Its task's waker; there from the first poll on.
+    waker: Option<Waker>,
+    pub(super) parser: Parser,
+    pub(super) session: Option<Box<Session>>,
+}
+
+/// How far the connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Its session lives.
+    Open,
+    /// The close frame is in the outbox; the client has until then to read it and to answer.
+    Closing(Time),
+    /// Nothing is read or written any more; its task is about to remove it.
+    Dead,
+}
+
+/// What a write came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// All is written.
+    Empty,
+    /// The socket takes no more for now.
+    Blocked,
+    /// The socket is broken.
+    Broken,
+}
+
+impl Connection {
+    pub(super) fn new(
+        stream: TcpStream,
+        variant: Variant,
+        generation: u32,
+        parser: Parser,
+        session: Box<Session>,
+    ) -> Self {
+        Self {
+            stream,
+            outbox: Outbox::default(),
+            variant,
+            dirty: false,
+            blocked: false,
+            state: State::Open,
+            generation,
+            stamp: 0,
+            wakes_at: None,
+            waker: None,
+            parser,
+            session: Some(session),
+        }
+    }
+
+    /// Adds a piece to what waits, unless the connection is closing.
+    pub(super) fn push(&mut self, piece: Piece, limits: OutboxLimits) -> Result<(), Overflow> {
+        match self.state {
+            State::Open => self.outbox.push(piece, limits),
+            State::Closing(_) | State::Dead => Ok(()),
+        }
+    }
+
+    /// Writes what waits, as far as the socket takes it. `written` counts the bytes.
+    pub(super) fn flush(&mut self, written: &mut u64) -> Flushed {
+        while !self.outbox.is_empty() {
+            let result = match self.outbox.single() {
+                Some(piece) => self.stream.try_write(piece),
+                None => self.stream.try_write_vectored(&self.outbox.pieces()),
+            };
+            match result {
+                Ok(count) => {
+                    self.outbox.advance(count);
+                    *written += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.register_for_room() {
+                        return Flushed::Blocked;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Flushed::Broken,
+            }
+        }
+        self.blocked = false;
+        Flushed::Empty
+    }
+
+    /// Has the connection's task woken once the socket takes more. `false` where it does already.
+    fn register_for_room(&mut self) -> bool {
+        self.blocked = true;
+        // Before its first poll the task has no waker; that poll writes.
+        let Some(waker) = &self.waker else { return true };
+        self.stream.poll_write_ready(&mut Context::from_waker(waker)).is_pending()
+    }
+
+    /// Keeps the task's waker for [`wake`](Self::wake) and for the socket.
+    pub(super) fn keep_waker(&mut self, waker: &Waker) {
+        if !self.waker.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+        }
+    }
+
+    /// Ends the connection: its task removes it.
+    pub(super) fn kill(&mut self) {
+        self.state = State::Dead;
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// The task of a connection. It reads, and writes when the socket was full; everything else happens in ticks.
+/// A future by hand, because an `async fn` would be several times as large, for every idle connection.
+pub(super) struct ConnectionTask {
+    pub(super) shard: Rc<Shard>,
+    pub(super) id: ConnectionId,
+}
+
+impl Future for ConnectionTask {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.shard.poll_connection(self.id, cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Memory of an idle connection is a promise; see docs/benchmarks.md.
+    #[test]
+    fn it_is_small() {
+        assert!(size_of::<Connection>() <= 176, "{}", size_of::<Connection>());
+        assert!(size_of::<ConnectionTask>() <= 16, "{}", size_of::<ConnectionTask>());
+    }
+}

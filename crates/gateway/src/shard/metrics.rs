@@ -1,0 +1,99 @@
+//! A shard's counters. What counts deliveries is kept here and published once per tick.
+
+use fanfare_protocol::{ClientMessage, CloseCode, CommandKind, ErrorCode};
+use metrics::{Counter, Gauge, counter, gauge};
+
+use crate::{telemetry::metrics as names, websocket::ProtocolError};
+
+/// See the module.
+pub(super) struct ShardMetrics {
+    connections: Gauge,
+    connections_total: Counter,
+    pub(super) slow_consumers: Counter,
+    deliveries_total: Counter,
+    delivered_bytes_total: Counter,
+    malformed: Counter,
+    deliveries: u64,
+    /// Bytes written to sockets since they were last published.
+    pub(super) delivered_bytes: u64,
+}
+
+impl ShardMetrics {
+    pub(super) fn new() -> Self {
+        Self {
+            connections: gauge!(names::CONNECTIONS),
+            connections_total: counter!(names::CONNECTIONS_TOTAL),
+            slow_consumers: counter!(names::SLOW_CONSUMERS_TOTAL),
+            deliveries_total: counter!(names::DELIVERIES_TOTAL),
+            delivered_bytes_total: counter!(names::DELIVERED_BYTES_TOTAL),
+            malformed: counter!(names::MALFORMED_FRAMES_TOTAL),
+            deliveries: 0,
+            delivered_bytes: 0,
+        }
+    }
+
+    pub(super) fn connected(&mut self) {
+        self.connections.increment(1);
+        self.connections_total.increment(1);
+    }
+
+    pub(super) fn disconnected(&mut self) {
+        self.connections.decrement(1);
+    }
+
+    pub(super) fn closed(&mut self, code: CloseCode) {
+        counter!(names::DISCONNECTIONS_TOTAL, "code" => code.as_str()).increment(1);
+    }
+
+    /// The socket ended; without a closing handshake where the connection was open.
+    pub(super) fn gone(&mut self, open: bool) {
+        if open {
+            counter!(names::DISCONNECTIONS_TOTAL, "code" => "gone").increment(1);
+        }
+    }
+
+    pub(super) fn delivered(&mut self, count: usize) {
+        self.deliveries += count as u64;
+    }
+
+    pub(super) fn publish(&mut self) {
+        self.deliveries_total.increment(std::mem::take(&mut self.deliveries));
+        self.delivered_bytes_total.increment(std::mem::take(&mut self.delivered_bytes));
+    }
+
+    pub(super) fn command(&mut self, message: &ClientMessage) {
+        let kind = match message {
+            ClientMessage::Pong => "pong",
+            ClientMessage::Command(command) => match command.kind {
+                CommandKind::Connect { .. } => "connect",
+                CommandKind::Subscribe { .. } | CommandKind::SubscribeMany { .. } => "subscribe",
+                CommandKind::Unsubscribe { .. } | CommandKind::UnsubscribeMany { .. } => "unsubscribe",
+                CommandKind::Publish(_) => "publish",
+                CommandKind::Refresh { .. } => "refresh",
+                CommandKind::Ping => "ping",
+            },
+        };
+        counter!(names::COMMANDS_TOTAL, "type" => kind).increment(1);
+    }
+
+    pub(super) fn malformed(&mut self) {
+        self.malformed.increment(1);
+    }
+
+    pub(super) fn error(&mut self, code: ErrorCode) {
+        counter!(names::ERRORS_TOTAL, "code" => code.as_str()).increment(1);
+    }
+
+    pub(super) fn violation(&mut self, error: ProtocolError) {
+        let reason = match error.close_code() {
+            1007 => "invalid_utf8",
+            1009 => "message_too_big",
+            _ => "protocol_error",
+        };
+        counter!(names::WEBSOCKET_VIOLATIONS_TOTAL, "reason" => reason).increment(1);
+    }
+
+    pub(super) fn gap(&mut self, reason: &'static str, sessions: usize) {
+        counter!(names::GAPS_TOTAL, "reason" => reason).increment(sessions as u64);
+    }
+}

@@ -1,0 +1,251 @@
+//! A shard: a thread with its own runtime, its part of the subscribers, its sessions and its connections.
+//!
+//! Nothing in it is shared with other shards, so nothing in it is locked. Publications and completions come through one
+//! inbox; a *tick* takes what is there, hands it to the outboxes of subscribers, and then writes every connection that
+//! got something once.
+
+mod actions;
+mod connection;
+mod delivery;
+mod metrics;
+mod outbox;
+mod reading;
+mod thread;
+mod topics;
+mod wheel;
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use fanfare_session::{Handshake, Session, SessionConfig, SessionId};
+use tokio::{net::TcpStream, runtime::Handle, sync::mpsc};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    auth::Verifier,
+    clock::Clock,
+    encoding::Variant,
+    hub::{
+        ShardInbox,
+        message::{ConnectionId, HubRequest, ShardId},
+    },
+    limits::READ_BUFFER_BYTES,
+    publishing::ClientPublish,
+    websocket::{Deflater, Parser, Scratch},
+};
+use connection::{Connection, ConnectionTask, State};
+use metrics::ShardMetrics;
+use outbox::OutboxLimits;
+use topics::ShardTopics;
+use wheel::Wheel;
+
+pub(crate) use thread::{ShardHandle, ShardThread};
+
+/// What a shard is given. The same for all shards, but for number and inbox.
+#[derive(Clone)]
+pub(crate) struct ShardContext {
+    pub(crate) id: ShardId,
+    pub(crate) clock: Clock,
+    pub(crate) session_config: Arc<SessionConfig>,
+    pub(crate) outbox_bytes: usize,
+    pub(crate) outbox_pieces: usize,
+    pub(crate) message_bytes: u32,
+    pub(crate) verifier: Arc<Verifier>,
+    pub(crate) hub: mpsc::Sender<HubRequest>,
+    pub(crate) publishes: mpsc::Sender<ClientPublish>,
+    /// This shard's own inbox, for completions.
+    pub(crate) inbox: ShardInbox,
+    /// The main runtime, and who waits for what a shard starts there.
+    pub(crate) main: Handle,
+    pub(crate) tasks: TaskTracker,
+    /// Connections of this shard, for the acceptor.
+    pub(crate) connections: Arc<AtomicUsize>,
+}
+
+/// See the module.
+pub(crate) struct Shard {
+    context: ShardContext,
+    state: RefCell<ShardState>,
+}
+
+/// What changes. Borrowed from one entry point at a time, never across an await.
+struct ShardState {
+    connections: slab::Slab<Connection>,
+    next_generation: u32,
+    topics: ShardTopics,
+    /// Topics with publications that are not sealed yet.
+    unsealed: Vec<crate::hub::message::SlotId>,
+    /// Places of connections to write.
+    dirty: VecDeque<u32>,
+    /// Counts publications of several topics; see [`Connection::stamp`].
+    stamp: u64,
+    wheel: Wheel,
+    /// Requests that the hub's inbox did not take.
+    unsent: VecDeque<HubRequest>,
+    deflater: Deflater,
+    scratch: Scratch,
+    read_buffer: Box<[u8]>,
+    /// Room to put a frame together.
+    frame: Vec<u8>,
+    metrics: ShardMetrics,
+}
+
+/// A socket after its handshake.
+pub(crate) struct Adopted {
+    pub(crate) stream: TcpStream,
+    /// What came behind the handshake's request.
+    pub(crate) unread: Vec<u8>,
+    pub(crate) variant: Variant,
+    pub(crate) handshake: Handshake,
+}
+
+impl Shard {
+    fn new(context: ShardContext) -> Rc<Self> {
+        let state = ShardState {
+            connections: slab::Slab::new(),
+            next_generation: 0,
+            topics: ShardTopics::default(),
+            unsealed: Vec::new(),
+            dirty: VecDeque::new(),
+            stamp: 0,
+            wheel: Wheel::new(context.clock.now()),
+            unsent: VecDeque::new(),
+            deflater: Deflater::new(),
+            scratch: Scratch::new(),
+            read_buffer: vec![0; READ_BUFFER_BYTES].into(),
+            frame: Vec::new(),
+            metrics: ShardMetrics::new(),
+        };
+        Rc::new(Self { context, state: RefCell::new(state) })
+    }
+
+    /// Takes a socket over from its handshake and starts its task.
+    pub(crate) fn adopt(self: &Rc<Self>, adopted: Adopted) {
+        let Adopted { stream, mut unread, variant, handshake } = adopted;
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let now = self.context.clock.now();
+        let session = Session::new(self.context.session_config.clone(), SessionId(rand::random()), now);
+        let parser = Parser::new(self.context.message_bytes, variant.deflates());
+        let generation = state.next_generation;
+        state.next_generation = generation.wrapping_add(1);
+        let connection = Connection::new(stream, variant, generation, parser, Box::new(session));
+        let index = state.connections.insert(connection);
+        let id = ConnectionId { index: u32::try_from(index).expect("file descriptors are fewer"), generation };
+        state.metrics.connected();
+        self.context.connections.fetch_add(1, Ordering::Relaxed);
+
+        if let Some(session) = state.session(index) {
+            session.handle_handshake(now, handshake);
+        }
+        self.carry_out(state, index, now);
+        self.take_input(state, index, &mut unread, now);
+        self.write(state, index);
+        self.arm(state, index);
+        tokio::task::spawn_local(ConnectionTask { shard: self.clone(), id });
+    }
+
+    /// The body of [`ConnectionTask`].
+    fn poll_connection(&self, id: ConnectionId, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let Some(index) = state.place(id) else { return Poll::Ready(()) };
+        state.connections[index].keep_waker(cx.waker());
+        if state.connections[index].blocked {
+            self.write(state, index);
+        }
+        self.read(state, index, cx);
+        if state.connections[index].state == State::Dead {
+            self.remove(state, index);
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// The connection is over: gives back all that it has.
+    fn remove(&self, state: &mut ShardState, index: usize) {
+        self.end_session(state, index);
+        state.connections.remove(index);
+        state.metrics.disconnected();
+        self.context.connections.fetch_sub(1, Ordering::Relaxed);
+        // A slab keeps its memory otherwise; after a storm has left, there is nothing to keep it for.
+        if state.connections.is_empty() {
+            state.connections.shrink_to_fit();
+        }
+    }
+
+    /// Handles timers that are due, up to a bound. `true` where more are due.
+    fn handle_timers(&self) -> bool {
+        const TIMERS_PER_TURN: usize = 256;
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let now = self.context.clock.now();
+        let mut due = Vec::new();
+        state.wheel.take_due(now, &mut due, TIMERS_PER_TURN);
+        for id in &due {
+            let Some(index) = state.place(*id) else { continue };
+            let connection = &mut state.connections[index];
+            if connection.wakes_at.is_none_or(|at| at > now) {
+                continue;
+            }
+            connection.wakes_at = None;
+            match connection.state {
+                State::Closing(until) if until <= now => connection.kill(),
+                State::Open => {
+                    if let Some(session) = state.session(index) {
+                        session.handle_timeout(now);
+                    }
+                    self.carry_out(state, index, now);
+                    self.write(state, index);
+                }
+                _ => {}
+            }
+            self.arm(state, index);
+        }
+        due.len() == TIMERS_PER_TURN
+    }
+
+    /// Sees to it that the wheel wakes the connection in time.
+    fn arm(&self, state: &mut ShardState, index: usize) {
+        let Some(connection) = state.connections.get_mut(index) else { return };
+        let deadline = match connection.state {
+            State::Open => connection.session.as_ref().and_then(|session| session.poll_timeout()),
+            State::Closing(until) => Some(until),
+            State::Dead => None,
+        };
+        let Some(deadline) = deadline else { return };
+        // An entry that comes up earlier will be put back; see the wheel.
+        if connection.wakes_at.is_none_or(|at| at.as_millis() > deadline.as_millis() + 2 * wheel::TICK_MILLIS) {
+            let id = ConnectionId { index: index as u32, generation: connection.generation };
+            connection.wakes_at = Some(state.wheel.insert(deadline, id));
+        }
+    }
+
+    fn outbox_limits(&self) -> OutboxLimits {
+        OutboxLimits { bytes: self.context.outbox_bytes, pieces: self.context.outbox_pieces }
+    }
+}
+
+impl ShardState {
+    /// The place of a connection that is still there.
+    fn place(&self, id: ConnectionId) -> Option<usize> {
+        let index = id.index as usize;
+        self.connections.get(index).filter(|connection| connection.generation == id.generation).map(|_| index)
+    }
+
+    fn id(&self, index: usize) -> ConnectionId {
+        ConnectionId { index: index as u32, generation: self.connections[index].generation }
+    }
+
+    fn session(&mut self, index: usize) -> Option<&mut Session> {
+        self.connections.get_mut(index)?.session.as_deref_mut()
+    }
+}

@@ -1,0 +1,147 @@
+//! From the socket to the session.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use fanfare_protocol::{CloseCode, Dialect, json, msgpack};
+use fanfare_session::Time;
+use tokio::io::{AsyncRead as _, ReadBuf};
+
+use super::{Shard, ShardState, connection::State};
+use crate::{
+    limits::READS_PER_TURN,
+    websocket::{Event, Parser, ProtocolError, encode},
+};
+
+impl Shard {
+    /// Reads what is there, up to a bound, into the buffer that serves all connections.
+    pub(super) fn read(&self, state: &mut ShardState, index: usize, cx: &mut Context<'_>) {
+        let mut buffer = std::mem::take(&mut state.read_buffer);
+        let mut reads = 0;
+        loop {
+            let connection = &mut state.connections[index];
+            if connection.state == State::Dead {
+                break;
+            }
+            if reads == READS_PER_TURN {
+                // Others first; the rest is read at the next turn.
+                cx.waker().wake_by_ref();
+                break;
+            }
+            reads += 1;
+            let mut unfilled = ReadBuf::new(&mut buffer);
+            match Pin::new(&mut connection.stream).poll_read(cx, &mut unfilled) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) if !unfilled.filled().is_empty() => {
+                    let now = self.context.clock.now();
+                    let count = unfilled.filled().len();
+                    self.take_input(state, index, &mut buffer[..count], now);
+                    self.write(state, index);
+                }
+                // The client is gone, with or without a goodbye.
+                Poll::Ready(_) => {
+                    state.metrics.gone(connection_is_open(state, index));
+                    state.connections[index].kill();
+                }
+            }
+        }
+        state.read_buffer = buffer;
+        self.arm(state, index);
+    }
+
+    /// Parses input and hands every message to the session.
+    pub(super) fn take_input(&self, state: &mut ShardState, index: usize, mut input: &mut [u8], now: Time) {
+        if input.is_empty() {
+            return;
+        }
+        if let Some(session) = state.session(index) {
+            session.handle_activity(now);
+        }
+        let mut parser = std::mem::replace(&mut state.connections[index].parser, Parser::new(0, false));
+        let mut scratch = std::mem::take(&mut state.scratch);
+        loop {
+            match parser.next(&mut input, &mut scratch) {
+                Ok(Some(event)) => self.handle_event(state, index, now, event),
+                Ok(None) => break,
+                Err(error) => {
+                    self.handle_violation(state, index, error);
+                    break;
+                }
+            }
+        }
+        state.scratch = scratch;
+        state.connections[index].parser = parser;
+    }
+
+    fn handle_event(&self, state: &mut ShardState, index: usize, now: Time, event: Event<'_>) {
+        let dialect = state.connections[index].variant.dialect();
+        let metrics = &mut state.metrics;
+        match (event, dialect) {
+            (Event::Text(text), Dialect::Json) => {
+                let Some(session) = state.connections[index].session.as_deref_mut() else { return };
+                json::decode_frame(text, |message| match message {
+                    Ok(message) => {
+                        metrics.command(&message);
+                        session.handle_message(now, message);
+                    }
+                    Err(error) => {
+                        metrics.malformed();
+                        session.handle_malformed(now, error);
+                    }
+                });
+                self.carry_out(state, index, now);
+            }
+            (Event::Binary(bytes), Dialect::MessagePack) => {
+                let Some(session) = state.connections[index].session.as_deref_mut() else { return };
+                msgpack::decode_frame(bytes, |message| match message {
+                    Ok(message) => {
+                        metrics.command(&message);
+                        session.handle_message(now, message);
+                    }
+                    Err(error) => {
+                        metrics.malformed();
+                        session.handle_malformed(now, error);
+                    }
+                });
+                self.carry_out(state, index, now);
+            }
+            (Event::Text(_), Dialect::MessagePack) => {
+                self.close(state, index, CloseCode::UnsupportedData, "fanfare.v1.msgpack takes binary frames");
+            }
+            (Event::Binary(_), Dialect::Json) => {
+                self.close(state, index, CloseCode::UnsupportedData, "this connection takes text frames");
+            }
+            (Event::Ping(payload), _) => self.send_frame(state, index, |out| encode::pong(payload, out)),
+            (Event::Pong(_), _) => {}
+            (Event::Close { .. }, _) => self.handle_close(state, index),
+        }
+    }
+
+    /// The client closes: its close is answered (RFC 6455 section 5.5.1), and the node, as the server, ends the connection.
+    fn handle_close(&self, state: &mut ShardState, index: usize) {
+        if state.connections[index].state == State::Open {
+            self.close(state, index, CloseCode::Normal, "");
+            self.write(state, index);
+        }
+        if state.connections[index].outbox.is_empty() {
+            state.connections[index].kill();
+        }
+    }
+
+    /// The client does not speak RFC 6455: the connection is failed (section 7.1.7).
+    fn handle_violation(&self, state: &mut ShardState, index: usize, error: ProtocolError) {
+        state.metrics.violation(error);
+        let code = match error.close_code() {
+            1007 => CloseCode::InvalidPayload,
+            1009 => CloseCode::MessageTooBig,
+            _ => CloseCode::ProtocolError,
+        };
+        self.close(state, index, code, &error.to_string());
+    }
+}
+
+fn connection_is_open(state: &ShardState, index: usize) -> bool {
+    state.connections[index].state == State::Open
+}
