@@ -115,7 +115,7 @@ fn replies() -> [(&'static str, u64, Reply); 8] {
 
 fn pushes() -> [(&'static str, Push); 10] {
     let channel = || "project:clx123".to_owned();
-    let narrowed = ErrorBody::new(ErrorCode::Forbidden, "the new token does not allow subscribe on \"project:clx123\"");
+    let narrowed = ErrorBody::new(ErrorCode::Forbidden, "the new token does not allow it");
     let not_json = "the frame is no JSON object: expected value at line 1 column 1";
     [
         ("push-connected", Push::Connected(connected())),
@@ -123,7 +123,7 @@ fn pushes() -> [(&'static str, Push); 10] {
         ("push-token-expiring", Push::TokenExpiring { expires_in_ms: 30_000 }),
         ("push-subscribed", Push::Subscribed(Subscribed { channel: channel() })),
         ("push-unsubscribed", Push::Unsubscribed { channel: channel(), error: narrowed }),
-        ("push-gap", Push::Gap { channel: channel(), reason: "disconnected" }),
+        ("push-gap", Push::Gap { channel: channel(), reason: "broker_interrupted" }),
         ("push-draining", Push::Draining { reconnect_after_ms: 1_500 }),
         ("push-error", Push::Error { channel: None, error: ErrorBody::new(ErrorCode::BadRequest, not_json) }),
         ("push-error-of-a-channel", Push::Error { channel: Some("user:alice".to_owned()), error: forbidden_channel() }),
@@ -144,22 +144,22 @@ fn connected() -> Connected {
 }
 
 fn forbidden_channel() -> ErrorBody {
-    ErrorBody::new(ErrorCode::Forbidden, "the token does not allow subscribe on \"user:alice\"")
+    ErrorBody::new(ErrorCode::Forbidden, "the token has no claim that allows subscribe on all of user:alice")
 }
 
 fn error(code: ErrorCode) -> ErrorBody {
     let message = match code {
         ErrorCode::Unauthorized => "the token is not valid",
         ErrorCode::TokenExpired => "the token has expired",
-        ErrorCode::Forbidden => "the token does not allow subscribe on \"project:clx123\"",
-        ErrorCode::RateLimit => "60 publications in one minute are allowed",
-        ErrorCode::LimitExceeded => "the session has 1000 subscriptions; allowed are 1000",
+        ErrorCode::Forbidden => "the token has no claim that allows subscribe on all of project:clx123",
+        ErrorCode::RateLimit => "1000 commands wait for their reply; wait for one of them",
+        ErrorCode::LimitExceeded => "the session has 1000 subscriptions; more are not allowed",
         ErrorCode::BadRequest => {
             "type \"presence\" is not known; allowed are connect, subscribe, unsubscribe, publish, refresh, ping, pong"
         }
-        ErrorCode::NotFound => "no subscription to \"project:clx123\"",
-        ErrorCode::Unavailable => "the broker is not connected",
-        ErrorCode::Timeout => "the broker did not answer within 5 s",
+        ErrorCode::NotFound => "/wss is not here; WebSocket clients connect at /ws",
+        ErrorCode::Unavailable => "the subscription was not made: nats is not connected; nothing was sent",
+        ErrorCode::Timeout => "the subscription was not made: nats did not answer within 5s",
         ErrorCode::Internal => "a fault of the node",
     };
     let mut error = ErrorBody::new(code, message);
