@@ -29,6 +29,16 @@ pub enum BrokerError {
         /// What is allowed, in bytes.
         limit: usize,
     },
+    /// No server could be reached in time at start.
+    #[error("{broker} at {servers} cannot be reached: {reason}")]
+    Unreachable {
+        /// Which broker, by name.
+        broker: &'static str,
+        /// Where it was looked for, without secrets.
+        servers: String,
+        /// Why the last attempt failed.
+        reason: String,
+    },
     /// The broker refused.
     #[error("{broker} refused: {reason}")]
     Refused {

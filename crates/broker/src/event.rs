@@ -35,7 +35,7 @@ pub struct Publication {
 }
 
 /// What is affected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// Everything: the connection was lost, or came back.
     All,

@@ -3,14 +3,21 @@
 //! An adapter knows subjects and connections, never sessions. It hands the hub one bounded stream of
 //! [`BrokerEvent`]s; the hub tells it what this node is interested in. All adapters pass one conformance suite.
 
+mod address;
 mod error;
 mod event;
 pub mod limits;
 pub mod memory;
 #[cfg(feature = "nats")]
 pub mod nats;
+mod open;
+mod options;
+mod outlet;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(any(feature = "nats", feature = "redis"))]
+mod tls;
+mod unreadable;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,6 +25,8 @@ use fanfare_protocol::{Channel, Tenant, Topic};
 
 pub use error::BrokerError;
 pub use event::{BrokerEvent, Events, InterestId, Interruption, Publication, Scope};
+pub use open::open;
+pub use options::{BrokerOptions, mask_url};
 
 /// What a node wants from the broker: a channel or pattern of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,23 @@
 //! Limits of the adapters, each with its unit.
 
-/// Events that wait for the hub. Where the hub falls behind, adapters wait; what a broker's client then drops is told as
-/// an interruption.
+use std::time::Duration;
+
+/// Publications that wait for the hub. Where the hub falls behind, adapters wait; what is then dropped is told as an
+/// interruption.
 pub const EVENTS: usize = 8_192;
+
+/// Bytes of publications that wait for the hub. The one that crosses the limit is still taken.
+pub const EVENT_BYTES: usize = 64 * 1024 * 1024;
+
+/// Places beside [`EVENTS`] that only interruptions and their ends may take, so that no publication keeps them out.
+pub const CONTROL_EVENTS: usize = 256;
+
+/// How long an adapter waits for a hub that takes nothing. After it publications are discarded until the hub has read
+/// half of what waits, and the hub is told so by an interruption of everything.
+pub const STALL: Duration = Duration::from_secs(1);
+
+/// Longest pause before an attempt to connect again. The pauses are jittered.
+pub const RECONNECT_DELAY: Duration = Duration::from_millis(500);
+
+/// How long `close` waits for connections to end.
+pub const CLOSE: Duration = Duration::from_secs(2);

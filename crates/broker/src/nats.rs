@@ -1,1 +1,191 @@
-//! The nats adapter.
+//! The NATS adapter: core NATS, by interest.
+//!
+//! One subscription per interest; one task reads them all. The client library reconnects and subscribes again; the
+//! adapter lets an echo confirm what it did and tells the hub.
+//!
+//! Interests are confirmed by the server that this node is connected to. In a cluster its routes pass an interest on
+//! without an answer, within milliseconds: a publication through another server in that moment may not come.
+//!
+//! A node needs permission to subscribe to `{prefix}.pub.>` and to publish and subscribe to `{prefix}.ctl.>`.
+
+mod connect;
+mod echo;
+mod inflow;
+mod link;
+mod merge;
+mod reader;
+
+use std::{
+    sync::{Arc, RwLock, atomic::Ordering},
+    time::Duration,
+};
+
+use async_nats::{Client, HeaderMap, HeaderValue, PublishErrorKind, connection::State};
+use async_trait::async_trait;
+use fanfare_protocol::NatsSubjects;
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use connect::connect;
+
+use self::{echo::Echo, inflow::Inflow, link::Link, reader::Command};
+use crate::{Broker, BrokerError, Interest, InterestId, Publish, Published};
+
+const NAME: &str = "nats";
+
+/// Calls that wait for the reader.
+const COMMANDS: usize = 64;
+
+#[derive(Debug)]
+struct Nats {
+    /// None when closed.
+    client: RwLock<Option<Arc<Client>>>,
+    subjects: NatsSubjects,
+    link: Arc<Link>,
+    echo: Arc<Echo>,
+    /// The number that the library gave the last subscription. It counts them, and tells of slow consumers by it.
+    last_sid: Mutex<u64>,
+    commands: mpsc::Sender<Command>,
+    request_timeout: Duration,
+    closed: CancellationToken,
+    tasks: TaskTracker,
+}
+
+#[async_trait]
+impl Broker for Nats {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn publish(&self, publish: Publish) -> Result<Published, BrokerError> {
+        let client = self.connected()?;
+        let connects = client.statistics().connects.load(Ordering::Relaxed);
+        let subject = self.subjects.publish(&publish.tenant, &publish.channel);
+        let headers = headers(&publish)?;
+        let bytes = publish.body.len();
+        let sending = async {
+            match headers {
+                Some(headers) => client.publish_with_headers(subject, headers, publish.body).await,
+                None => client.publish(subject, publish.body).await,
+            }
+            .map_err(|error| match error.kind() {
+                PublishErrorKind::MaxPayloadExceeded => {
+                    BrokerError::TooLarge { broker: NAME, bytes, limit: client.max_payload() }
+                }
+                _ => BrokerError::Refused { broker: NAME, reason: error.to_string() },
+            })?;
+            client.flush().await.map_err(|_| BrokerError::Unavailable { broker: NAME })
+        };
+        let began = Instant::now();
+        let unknown = || BrokerError::Timeout { broker: NAME, waited: began.elapsed() };
+        tokio::select! {
+            biased;
+            sent = timeout(self.request_timeout, sending) => sent.map_err(|_| unknown())??,
+            () = self.link.lost() => return Err(unknown()),
+        }
+        // A flush after a reconnect says nothing about what was written before it.
+        if client.statistics().connects.load(Ordering::Relaxed) == connects {
+            Ok(Published::default())
+        } else {
+            Err(unknown())
+        }
+    }
+
+    async fn add_interests(&self, interests: &[Interest]) -> Result<(), BrokerError> {
+        let client = self.connected()?;
+        if interests.is_empty() {
+            return Ok(());
+        }
+        let mut flows = Vec::with_capacity(interests.len());
+        let confirmed = tokio::select! {
+            biased;
+            confirmed = timeout(self.request_timeout, self.subscribe(&client, interests, &mut flows)) => confirmed
+                .unwrap_or(Err(BrokerError::Timeout { broker: NAME, waited: self.request_timeout })),
+            () = self.link.lost() => Err(BrokerError::Unavailable { broker: NAME }),
+        };
+        if let Err(error) = confirmed {
+            let closed = self.closed.clone();
+            self.tasks.spawn(async move { closed.run_until_cancelled(reader::unsubscribe(&client, flows)).await });
+            return Err(error);
+        }
+        let added = self.commands.send(Command::Add(flows)).await;
+        added.map_err(|_| BrokerError::Unavailable { broker: NAME })
+    }
+
+    async fn remove_interests(&self, interests: &[InterestId]) {
+        // The reader is gone only when all is closed.
+        let _ = self.commands.send(Command::Remove(interests.to_vec())).await;
+    }
+
+    async fn close(&self) {
+        self.closed.cancel();
+        drop(self.client.write().expect(UNPOISONED).take());
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Nats {
+    fn connected(&self) -> Result<Arc<Client>, BrokerError> {
+        let client = self.client.read().expect(UNPOISONED).clone();
+        client
+            .filter(|client| client.connection_state() == State::Connected)
+            .ok_or(BrokerError::Unavailable { broker: NAME })
+    }
+
+    /// Subscribes and waits until the server has confirmed all with one echo.
+    async fn subscribe(
+        &self,
+        client: &Client,
+        interests: &[Interest],
+        flows: &mut Vec<Inflow>,
+    ) -> Result<(), BrokerError> {
+        let subjects: Vec<String> =
+            interests.iter().map(|interest| self.subjects.interest(&interest.tenant, &interest.topic)).collect();
+        {
+            let mut last_sid = self.last_sid.lock().await;
+            for (interest, subject) in interests.iter().zip(&subjects) {
+                self.link.forget_refusal(subject);
+                // Before the call, which takes the number even where it is given up while it waits.
+                *last_sid += 1;
+                let subscriber = client
+                    .subscribe(subject.clone())
+                    .await
+                    .map_err(|error| BrokerError::Refused { broker: NAME, reason: error.to_string() })?;
+                flows.push(Inflow::new(interest.clone(), *last_sid, subscriber));
+            }
+        }
+        let mut echo = self.echo.token();
+        echo.sending().send(client).await;
+        echo.wait().await;
+        match subjects.into_iter().find(|subject| self.link.is_refused(subject)) {
+            None => Ok(()),
+            Some(subject) => {
+                Err(BrokerError::Refused { broker: NAME, reason: format!("no permission to subscribe to {subject:?}") })
+            }
+        }
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        self.closed.cancel();
+    }
+}
+
+/// No code that holds this lock can panic.
+const UNPOISONED: &str = "the client's lock is never poisoned";
+
+/// `Nats-Msg-Id`, by which a stream drops what it has already. The window is per stream, so the channel belongs in it.
+fn headers(publish: &Publish) -> Result<Option<HeaderMap>, BrokerError> {
+    let Some(id) = &publish.id else { return Ok(None) };
+    let value: HeaderValue = format!("{}/{}/{id}", publish.tenant, publish.channel)
+        .parse()
+        .map_err(|_| BrokerError::Refused { broker: NAME, reason: format!("the id {id:?} holds a line break") })?;
+    let mut headers = HeaderMap::new();
+    headers.insert(async_nats::header::NATS_MESSAGE_ID, value);
+    Ok(Some(headers))
+}
