@@ -54,3 +54,5 @@ pub const MAX_CLOSE_REASON_BYTES: usize = MAX_CONTROL_PAYLOAD_BYTES - 2;
 
 #[cfg(test)]
 mod against_tungstenite;
+#[cfg(test)]
+mod test_client;
