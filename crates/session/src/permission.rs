@@ -9,8 +9,7 @@ pub(crate) fn check_subscribe(namespaces: &NamespaceTable, grant: &Grant, topic:
     let namespace = namespaces.get(topic.namespace());
     if topic.is_pattern() && !namespace.patterns {
         return Err(forbidden(format!(
-            "{:?} is a pattern, and patterns are not allowed in namespace {:?}",
-            topic.as_str(),
+            "{topic} is a pattern, and patterns are not allowed in namespace {:?}",
             topic.namespace()
         )));
     }
@@ -153,7 +152,7 @@ mod tests {
         for access in [Access::Anyone, Access::Token, Access::Owner, Access::None] {
             assert_eq!(
                 subscribe(access, false, &reader, "x:*"),
-                err(r#""x:*" is a pattern, and patterns are not allowed in namespace "x""#)
+                err(r#"x:* is a pattern, and patterns are not allowed in namespace "x""#)
             );
         }
         assert_eq!(subscribe(Access::Anyone, true, &reader, "x:**"), Ok(()));

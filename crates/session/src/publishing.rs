@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use fanfare_protocol::{Channel, Data, Envelope, ErrorBody, ErrorCode, PublishCommand};
+use fanfare_protocol::{Channel, Data, Envelope, ErrorBody, ErrorCode, PublishCommand, Topic};
 
 use crate::{Action, PublishAction, Session, pending::Operation, permission::check_publish};
 
@@ -26,10 +26,12 @@ impl Session {
             let message = format!("{allowed} commands wait for their reply; wait for one of them");
             return Err(ErrorBody::new(ErrorCode::RateLimit, message));
         }
-        if publish.channel.contains('*') {
-            return Err(bad_request(format!("{:?} is a pattern; events are published on a channel", publish.channel)));
-        }
-        let channel = Channel::parse(&publish.channel).map_err(|error| bad_request(error.to_string()))?;
+        let channel = match Topic::parse(&publish.channel).map_err(|error| bad_request(error.to_string()))? {
+            Topic::Channel(channel) => channel,
+            Topic::Pattern(pattern) => {
+                return Err(bad_request(format!("{pattern} is a pattern; events are published on a channel")));
+            }
+        };
         let grant = self.grant().expect("commands run only once connected");
         check_publish(&self.config.namespaces, grant, &channel, || self.hears(&channel))?;
         let body = self.write_envelope(publish).map_err(bad_request)?;
@@ -173,11 +175,16 @@ mod tests {
         );
         assert_eq!(
             refused(publication("open:*")),
-            bad_request(r#""open:*" is a pattern; events are published on a channel"#)
+            bad_request("open:* is a pattern; events are published on a channel")
         );
         assert_eq!(
             refused(publication("")),
             bad_request("the name is empty; allowed are 1 to 8 segments joined by ':'")
+        );
+        // A name is quoted only when it is known to be short.
+        assert_eq!(
+            refused(publication(&format!("open:{}*", "x".repeat(60_000)))),
+            bad_request("the name has 60006 bytes; allowed are 255")
         );
         assert_eq!(
             refused(PublishCommand { event: String::new(), ..publication("open:a") }),

@@ -205,7 +205,7 @@ mod tests {
                 error(
                     3,
                     ErrorCode::Forbidden,
-                    r#""undeclared:*" is a pattern, and patterns are not allowed in namespace "undeclared""#
+                    r#"undeclared:* is a pattern, and patterns are not allowed in namespace "undeclared""#
                 ),
                 error(
                     4,

@@ -22,7 +22,7 @@ const MAX_MALFORMED: u32 = 3;
 const CONNECT_TIMEOUT: u64 = 5_000;
 const PING_INTERVAL: u64 = 25_000;
 const PONG_TIMEOUT: u64 = 10_000;
-const TOKEN_LIFE: u64 = 100_000;
+const TOKEN_LIFE: u64 = 6_000;
 
 /// Channels and patterns of every kind of access; the last one is no name at all.
 const NAMES: [&str; 11] = [
@@ -482,7 +482,7 @@ fn config(anonymous: bool) -> SessionConfig {
         connect_timeout: Duration::from_millis(CONNECT_TIMEOUT),
         ping_interval: Duration::from_millis(PING_INTERVAL),
         pong_timeout: Duration::from_millis(PONG_TIMEOUT),
-        token_expiring: Duration::from_secs(60),
+        token_expiring: Duration::from_secs(2),
         max_subscriptions: MAX_SUBSCRIPTIONS,
         max_pending_commands: MAX_PENDING_COMMANDS,
         max_malformed: MAX_MALFORMED,
