@@ -1,0 +1,36 @@
+# Everything a person runs. Each target does its own set-up.
+
+SHELL := /bin/bash
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: run build test lint docs conformance fuzz servers help
+
+help: ## Show this
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+
+run: build ## The gateway in development mode, with its broker inside
+	@$(TARGET)/debug/fanfare-gateway
+
+build: ## The gateway and the command line, unoptimised
+	@cargo build --quiet --locked --bins
+
+test: servers ## All tests; installs nats-server and redis-server if they are missing
+	cargo test --workspace --locked
+	cargo build --locked -p fanfare-gateway --example ws_echo
+	WS_ECHO_BIN=$(TARGET)/debug/examples/ws_echo tests/autobahn/run.sh short
+
+lint: ## Format and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+docs: ## The API documentation, without warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+conformance: ## The whole Autobahn suite against our framing
+	tests/autobahn/run.sh all
+
+fuzz: ## A minute for each fuzz target
+	fuzz/run.sh 60
+
+servers: ## What the tests need from Debian
+	@tests/install-servers.sh
