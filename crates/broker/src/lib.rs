@@ -4,6 +4,10 @@
 //! [`BrokerEvent`]s; the hub tells it what this node is interested in. All adapters pass one conformance suite.
 
 mod address;
+#[cfg(any(feature = "nats", feature = "redis"))]
+mod backoff;
+#[cfg(any(feature = "nats", feature = "redis"))]
+mod body;
 mod error;
 mod event;
 pub mod limits;
@@ -17,6 +21,7 @@ mod outlet;
 pub mod redis;
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod tls;
+#[cfg(any(feature = "nats", feature = "redis"))]
 mod unreadable;
 
 use async_trait::async_trait;

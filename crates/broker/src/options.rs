@@ -56,7 +56,7 @@ impl Default for BrokerOptions {
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(5),
             subscription_capacity: 65_536,
-            broadcast_capacity: 65_536,
+            broadcast_capacity: 16_384,
             client_name: None,
         }
     }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Broker, BrokerError, BrokerOptions, Events,
     address::{Address, Server, Servers},
-    limits, mask_url,
+    backoff, mask_url,
     outlet::Outlet,
     tls,
 };
@@ -30,9 +30,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Between two rounds through all servers at start.
 const START_DELAY: Duration = Duration::from_millis(200);
-
-/// First pause before an attempt to connect again; it doubles up to [`limits::RECONNECT_DELAY`].
-const FIRST_DELAY: Duration = Duration::from_millis(50);
 
 /// Connects to the first server that answers, and goes on to the others when it is lost.
 ///
@@ -243,8 +240,7 @@ fn reconnect_delay(attempts: usize, closed: &CancellationToken) -> Duration {
         #[cfg(not(panic = "unwind"))]
         return Duration::MAX;
     }
-    let doubled = FIRST_DELAY.saturating_mul(1 << attempts.saturating_sub(1).min(10));
-    doubled.min(limits::RECONNECT_DELAY).mul_f64(fastrand::f64())
+    backoff::pause(attempts)
 }
 
 #[cfg(test)]
@@ -274,14 +270,5 @@ mod tests {
         std::fs::write(&path, "secret").unwrap();
         let wrong = BrokerOptions { credentials_file: Some(path), ..options("nats://a") };
         assert!(choose(wrong).await.is_err_and(|error| error.contains("nsc") && !error.contains("secret")));
-    }
-
-    #[test]
-    fn pauses_are_jittered_and_at_most_half_a_second() {
-        let open = CancellationToken::new();
-        let pauses: Vec<Duration> = (0..1_000).map(|attempts| reconnect_delay(attempts, &open)).collect();
-        assert!(pauses.iter().all(|pause| *pause <= limits::RECONNECT_DELAY));
-        assert!(pauses[10..].windows(2).any(|pair| pair[0] != pair[1]));
-        assert!((0..100).all(|_| reconnect_delay(1, &open) <= FIRST_DELAY));
     }
 }

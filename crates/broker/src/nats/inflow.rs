@@ -6,15 +6,10 @@ use std::{
 };
 
 use async_nats::{HeaderMap, Message, Subscriber};
-use bytes::Bytes;
 use fanfare_protocol::{Body, Channel, NatsSubjects, Pattern, SubjectError, Tenant, Topic};
 use futures_util::Stream;
 
-use crate::{Interest, Publication};
-
-/// Bodies up to this size, in bytes, are copied out of the library's read buffer: one that is kept would keep the whole
-/// buffer (64 KiB and more) with it.
-const COPIED_BYTES: usize = 16 * 1024;
+use crate::{Interest, Publication, body::detach};
 
 #[derive(Debug)]
 pub(super) struct Inflow {
@@ -46,8 +41,11 @@ impl Inflow {
             }
         };
         let header = |name| message.headers.as_ref().and_then(|headers: &HeaderMap| last(headers, name));
-        let body =
-            Body { event: header("Fanfare-Event"), content_type: header("Content-Type"), bytes: own(message.payload) };
+        let body = Body {
+            event: header("Fanfare-Event"),
+            content_type: header("Content-Type"),
+            bytes: detach(message.payload),
+        };
         Ok(Publication { interest: self.interest.id, channel, body, timestamp: None })
     }
 }
@@ -77,8 +75,4 @@ fn wanted_channel(
 /// Publishers may have set a header that somebody on the way set again; the last one counts.
 fn last(headers: &HeaderMap, name: &'static str) -> Option<Box<str>> {
     headers.get_last(name).map(|value| value.as_str().into())
-}
-
-fn own(payload: Bytes) -> Bytes {
-    if payload.len() <= COPIED_BYTES { Bytes::copy_from_slice(&payload) } else { payload }
 }

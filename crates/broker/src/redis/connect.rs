@@ -1,0 +1,227 @@
+//! Options, the first connections, and the one that publishes.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use fanfare_protocol::RedisChannels;
+use fred::{
+    error::{Error, ErrorKind},
+    prelude::{Config, Server, ServerConfig, TlsConfig, TlsConnector},
+    types::RespVersion,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, interval_at, sleep, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    NAME, Redis,
+    session::{Connector, Session},
+    subscriber::{Subscriber, Subscriptions},
+    table::Table,
+};
+use crate::{
+    Broker, BrokerError, BrokerOptions, Events,
+    address::{Address, Servers},
+    backoff, mask_url,
+    outlet::Outlet,
+    tls,
+    unreadable::UnreadableLog,
+};
+
+/// How often a server is asked whether it is there; it has [`BrokerOptions::request_timeout`] to answer.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Between two attempts at start.
+const START_DELAY: Duration = Duration::from_millis(200);
+
+/// Connects to one server.
+///
+/// # Errors
+/// [`BrokerError::Configuration`] for options that cannot be used, [`BrokerError::Unreachable`] where the server does not
+/// answer in time, [`BrokerError::Refused`] where it refuses this user. No error's text holds a secret.
+pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events), BrokerError> {
+    let Address::Redis(servers) = Address::parse(options)? else {
+        return Err(configuration("broker", mask_url(&options.url), "redis:// or rediss://"));
+    };
+    let names = RedisChannels::new(&options.prefix)
+        .map_err(|error| configuration("prefix", options.prefix.clone(), &error.to_string()))?;
+    let (closed, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let subscribing = Connector {
+        config: config(options, &servers)?,
+        connect_timeout: options.connect_timeout,
+        request_timeout: options.request_timeout,
+        capacity: options.broadcast_capacity.max(1),
+        tasks: tasks.clone(),
+        closed: closed.clone(),
+    };
+    // Nothing is subscribed to there.
+    let publishing = Connector { capacity: 1, ..subscribing.clone() };
+
+    let deadline = Instant::now() + options.connect_timeout;
+    let (session, messages) = first_connection(&subscribing, &servers, deadline).await?;
+    let publisher = match first_connection(&publishing, &servers, deadline).await {
+        Ok((publisher, _)) => publisher,
+        Err(error) => {
+            session.end();
+            return Err(error);
+        }
+    };
+
+    let (outlet, events) = Outlet::new();
+    let subscriptions = Arc::new(Subscriptions {
+        table: Mutex::new(Table::new(names.clone())),
+        changes: tokio::sync::Mutex::new(()),
+        session: watch::Sender::new(Some(Arc::clone(&session))),
+    });
+    let subscriber = Subscriber {
+        connector: subscribing,
+        shared: Arc::clone(&subscriptions),
+        outlet,
+        unreadable: UnreadableLog::default(),
+    };
+    let (published_by, publisher_receiver) = watch::channel(Some(publisher));
+    tasks.spawn(subscriber.run(session, messages));
+    tasks.spawn(watch_over(Arc::clone(&subscriptions), closed.clone()));
+    tasks.spawn(async move {
+        let closed = publishing.closed.clone();
+        closed.run_until_cancelled(keep_publisher(&publishing, &published_by)).await;
+        published_by.send_replace(None);
+    });
+    let redis = Redis {
+        names,
+        subscriptions,
+        publisher: publisher_receiver,
+        request_timeout: options.request_timeout,
+        closed,
+        tasks,
+    };
+    Ok((Arc::new(redis), events))
+}
+
+fn config(options: &BrokerOptions, servers: &Servers) -> Result<Config, BrokerError> {
+    let others = options.token.is_some() || options.nkey_seed.is_some() || options.credentials_file.is_some();
+    if others {
+        let what = "token, nkey_seed, credentials_file";
+        return Err(configuration(what, "***".to_owned(), "none of them on Redis, which knows user and password"));
+    }
+    if servers.user.is_some() && servers.password.is_none() {
+        return Err(configuration("user", "without a password".to_owned(), "user and password, or a password alone"));
+    }
+    tls::check_files(options)?;
+    let server = &servers.servers[0];
+    Ok(Config {
+        fail_fast: true,
+        username: servers.user.clone(),
+        password: servers.password.clone(),
+        server: ServerConfig::Centralized { server: Server::new(server.host.clone(), server.port) },
+        version: RespVersion::RESP3,
+        tls: if servers.tls { Some(tls_config(options)?) } else { None },
+        ..Config::default()
+    })
+}
+
+fn tls_config(options: &BrokerOptions) -> Result<TlsConfig, BrokerError> {
+    if let Some(config) = tls::client_config(options)? {
+        return Ok(TlsConnector::from(config).into());
+    }
+    tls::ensure_provider();
+    let system = TlsConnector::default_rustls().map_err(|error| {
+        configuration(
+            "tls_ca_file",
+            "not set".to_owned(),
+            &format!("a file, since the system's cannot be read ({error})"),
+        )
+    })?;
+    Ok(system.into())
+}
+
+fn configuration(what: &'static str, value: String, allowed: &str) -> BrokerError {
+    BrokerError::Configuration { what, value, allowed: allowed.to_owned() }
+}
+
+/// Tries until the time is over. A refusal ends it at once.
+async fn first_connection(
+    connector: &Connector,
+    servers: &Servers,
+    deadline: Instant,
+) -> Result<(Arc<Session>, tokio::sync::broadcast::Receiver<fred::types::Message>), BrokerError> {
+    let mut reason = "no answer".to_owned();
+    loop {
+        match timeout_at(deadline, connector.open()).await {
+            Ok(Ok(opened)) => return Ok(opened),
+            Ok(Err(error)) if is_final(&error) => {
+                return Err(BrokerError::Refused { broker: NAME, reason: error.details().to_owned() });
+            }
+            Ok(Err(error)) => reason = error.details().to_owned(),
+            Err(_) => {}
+        }
+        if Instant::now() + START_DELAY >= deadline {
+            let scheme = if servers.tls { "rediss" } else { "redis" };
+            let servers = format!("{scheme}://{}", servers.servers[0]);
+            return Err(BrokerError::Unreachable { broker: NAME, servers, reason });
+        }
+        sleep(START_DELAY).await;
+    }
+}
+
+/// Whether another attempt would fail just the same.
+fn is_final(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Auth | ErrorKind::Config)
+}
+
+/// Keeps a connection for publishing.
+async fn keep_publisher(connector: &Connector, current: &watch::Sender<Option<Arc<Session>>>) {
+    let mut attempt = 0;
+    loop {
+        let session = current.borrow().clone();
+        if let Some(session) = session {
+            live(&session).await;
+            current.send_replace(None);
+            attempt = 0;
+        }
+        attempt += 1;
+        sleep(backoff::pause(attempt)).await;
+        match connector.open().await {
+            Ok((session, _)) => _ = current.send_replace(Some(session)),
+            Err(error) => tracing::debug!(%error, attempt, "cannot connect to Redis for publishing"),
+        }
+    }
+}
+
+/// Waits for the end of a session, which it ends itself where the server does not answer.
+async fn live(session: &Session) {
+    let asking = async {
+        let mut interval = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+        loop {
+            interval.tick().await;
+            if session.round_trip().await.is_err() {
+                return session.end();
+            }
+        }
+    };
+    tokio::select! {
+        () = asking => {}
+        () = session.ended() => {}
+    }
+}
+
+/// Ends the subscribing session where the server does not answer.
+async fn watch_over(subscriptions: Arc<Subscriptions>, closed: CancellationToken) {
+    let watching = async {
+        loop {
+            sleep(PING_INTERVAL).await;
+            let session = subscriptions.session.borrow().clone();
+            let Some(session) = session else { continue };
+            // Nobody else's answer may be taken for this one's.
+            let _changing = subscriptions.changes.lock().await;
+            if session.is_alive() && session.round_trip().await.is_err() {
+                session.end();
+            }
+        }
+    };
+    closed.run_until_cancelled(watching).await;
+}

@@ -1,0 +1,157 @@
+//! One connection, from its beginning to its end.
+
+use std::{sync::Arc, time::Duration};
+
+use fred::{
+    clients::Client,
+    error::Error,
+    interfaces::{ClientLike as _, EventInterface as _},
+    prelude::{Builder, Config},
+    types::Message,
+};
+use tokio::{sync::broadcast, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::NAME;
+use crate::BrokerError;
+
+/// How connections are made.
+#[derive(Clone, Debug)]
+pub(super) struct Connector {
+    pub(super) config: Config,
+    /// For each step of a connection.
+    pub(super) connect_timeout: Duration,
+    pub(super) request_timeout: Duration,
+    /// Messages that may wait between the library and the adapter.
+    pub(super) capacity: usize,
+    pub(super) tasks: TaskTracker,
+    pub(super) closed: CancellationToken,
+}
+
+/// A connection that is not made again when it ends: the library would do so, but it does not say when, in relation to
+/// the messages that it hands out. A new session has a stream of messages of its own.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) client: Client,
+    /// Cancelled by whoever wants it to end, and when it has ended.
+    ended: CancellationToken,
+}
+
+impl Connector {
+    /// Connects, logs in and returns the messages that will come.
+    pub(super) async fn open(&self) -> Result<(Arc<Session>, broadcast::Receiver<Message>), Error> {
+        let client = Builder::from_config(self.config.clone())
+            .with_performance_config(|performance| {
+                performance.default_command_timeout = self.request_timeout;
+                performance.broadcast_channel_capacity = self.capacity;
+            })
+            .with_connection_config(|connection| {
+                connection.connection_timeout = self.connect_timeout;
+                connection.internal_command_timeout = self.connect_timeout;
+                // A command that was perhaps done is never sent again.
+                connection.max_command_attempts = 1;
+                connection.tcp.nodelay = Some(true);
+            })
+            .build()?;
+        let messages = client.message_rx();
+        let mut connected = client.reconnect_rx();
+        let mut connection = AbortOnDrop(client.connect());
+        tokio::select! {
+            ended = &mut connection.0 => {
+                let failed = || Error::new(fred::error::ErrorKind::IO, "the connection was closed");
+                return Err(ended.map_err(|_| failed())?.err().unwrap_or_else(failed));
+            }
+            _ = connected.recv() => {}
+        }
+        let session = Arc::new(Session { client, ended: CancellationToken::new() });
+        let (ended, closed) = (session.ended.clone(), self.closed.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                _ = &mut connection.0 => {}
+                () = ended.cancelled() => {}
+                () = closed.cancelled() => {}
+            }
+            connection.0.abort();
+            // Only then has everything that it received been handed out.
+            let _ = (&mut connection.0).await;
+            ended.cancel();
+        });
+        Ok((session, messages))
+    }
+}
+
+impl Session {
+    pub(super) fn is_alive(&self) -> bool {
+        !self.ended.is_cancelled()
+    }
+
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    pub(super) fn end(&self) {
+        self.ended.cancel();
+    }
+
+    /// Asks the server to answer, and so to have done all that was sent before. The answer of a command that was refused
+    /// without having waited for it comes here instead.
+    pub(super) async fn round_trip(&self) -> Result<(), Error> {
+        let token = format!("{:016x}", fastrand::u64(..));
+        let answer: String = self.client.ping(Some(token.clone())).await?;
+        if answer == token {
+            Ok(())
+        } else {
+            Err(Error::new(fred::error::ErrorKind::Protocol, "another ping was answered"))
+        }
+    }
+
+    /// After a refusal: one answer more may be on its way than the library waits for. Ends the session where the two do not
+    /// come together.
+    pub(super) async fn realign(&self) {
+        const ATTEMPTS: usize = 5;
+        const PAUSE: Duration = Duration::from_millis(20);
+        for _ in 0..ATTEMPTS {
+            tokio::time::sleep(PAUSE).await;
+            if self.round_trip().await.is_ok() {
+                return;
+            }
+        }
+        self.end();
+    }
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(fred::types::ConnectHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Waits for an answer as long as the session lives. Without an answer nobody knows whether it was done.
+pub(super) async fn answer<T>(
+    session: &Session,
+    limit: Duration,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, BrokerError> {
+    let began = tokio::time::Instant::now();
+    let unknown = || BrokerError::Timeout { broker: NAME, waited: began.elapsed() };
+    tokio::select! {
+        biased;
+        answer = timeout(limit, call) => match answer {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) if is_refusal(&error) => {
+                Err(BrokerError::Refused { broker: NAME, reason: error.details().to_owned() })
+            }
+            Ok(Err(_)) | Err(_) => Err(unknown()),
+        },
+        () = session.ended() => Err(unknown()),
+    }
+}
+
+/// Whether the server has answered, with an error.
+pub(super) fn is_refusal(error: &Error) -> bool {
+    use fred::error::ErrorKind;
+    !matches!(error.kind(), ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout | ErrorKind::Backpressure)
+}
