@@ -14,7 +14,7 @@ use super::{Config, build::build, reader::Reader};
 const PREFIX: &str = "FANFARE_";
 
 /// Variables with our prefix that are read by others: the command line's own (`--config`), and those of `fanfare`.
-const VARIABLES_OF_OTHERS: [&str; 4] = ["FANFARE_CONFIG", "FANFARE_URL", "FANFARE_TOKEN", "FANFARE_TENANT"];
+const VARIABLES_OF_OTHERS: [&str; 4] = ["FANFARE_CONFIG", "FANFARE_URL", "FANFARE_WS_URL", "FANFARE_TOKEN"];
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, Default)]

@@ -214,6 +214,11 @@ impl Config {
         Self::load(&Inputs { overrides, ..Inputs::default() }).expect("the defaults are a valid configuration")
     }
 
+    /// Threads of the main runtime: it parses publications and serves the API, the shards do the rest.
+    pub fn main_threads(&self) -> usize {
+        self.shards.clamp(1, 4)
+    }
+
     /// What a session needs to know.
     pub fn session_config(&self) -> SessionConfig {
         SessionConfig {
@@ -227,6 +232,25 @@ impl Config {
             max_pending_commands: self.limits.pending_commands,
             max_malformed: self.limits.malformed_frames,
             max_publication_bytes: self.limits.publication_bytes,
+        }
+    }
+}
+
+impl From<&Config> for fanfare_broker::BrokerOptions {
+    fn from(config: &Config) -> Self {
+        let expose = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+        let broker = &config.broker;
+        Self {
+            prefix: config.prefix.clone(),
+            user: broker.user.clone(),
+            password: expose(&broker.password),
+            token: expose(&broker.token),
+            nkey_seed: expose(&broker.nkey_seed),
+            credentials_file: broker.credentials_file.clone(),
+            tls_ca_file: broker.tls_ca_file.clone(),
+            tls_cert_file: broker.tls_cert_file.clone(),
+            tls_key_file: broker.tls_key_file.clone(),
+            ..Self::new(broker.url.expose())
         }
     }
 }

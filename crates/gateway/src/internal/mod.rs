@@ -1,0 +1,128 @@
+//! The internal port: health, metrics, and the API that services publish through.
+
+mod api;
+mod error;
+mod guard;
+mod keys;
+mod request;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, State},
+    http::{StatusCode, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use fanfare_broker::Broker;
+use fanfare_protocol::ErrorCode;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::json;
+
+use self::{error::ApiError, keys::ApiKeys};
+use crate::{clock::Clock, config::Config, origin::OriginPolicy, readiness::Readiness};
+
+/// What Prometheus' text format calls itself.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What the routes of the internal port share.
+#[derive(Clone)]
+pub(crate) struct InternalState(Arc<Inner>);
+
+struct Inner {
+    broker: Arc<dyn Broker>,
+    readiness: Arc<Readiness>,
+    prometheus: PrometheusHandle,
+    clock: Clock,
+    keys: ApiKeys,
+    origins: OriginPolicy,
+    limits: ApiLimits,
+}
+
+/// Bounds of the API.
+#[derive(Clone, Copy)]
+struct ApiLimits {
+    /// Bytes of a request's body.
+    body_bytes: usize,
+    /// Bytes of one publication's envelope.
+    publication_bytes: usize,
+    /// Publications of one request.
+    batch: usize,
+}
+
+impl InternalState {
+    /// What the routes of the internal port share.
+    pub(crate) fn new(
+        config: &Config,
+        broker: Arc<dyn Broker>,
+        readiness: Arc<Readiness>,
+        prometheus: PrometheusHandle,
+        clock: Clock,
+    ) -> Self {
+        let limits = ApiLimits {
+            body_bytes: config.limits.api_body_bytes,
+            publication_bytes: config.limits.publication_bytes,
+            batch: config.limits.api_batch,
+        };
+        let keys = if config.development { ApiKeys::not_needed() } else { ApiKeys::new(&config.api_keys) };
+        let origins = config.origins.clone();
+        Self(Arc::new(Inner { broker, readiness, prometheus, clock, keys, origins, limits }))
+    }
+}
+
+/// The routes of the internal port.
+pub(crate) fn router(state: InternalState) -> Router {
+    let api = Router::new()
+        .route("/publish", post(api::publish))
+        .route("/broadcast", post(api::broadcast))
+        .route("/batch", post(api::batch))
+        .layer(DefaultBodyLimit::max(state.0.limits.body_bytes))
+        .route_layer(middleware::from_fn_with_state(state.clone(), guard::require_key))
+        .route_layer(middleware::from_fn_with_state(state.clone(), api::measure));
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .nest("/api", api)
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(state.clone(), guard::development))
+        .with_state(state)
+}
+
+/// 200 while the process works.
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// 200 while the node should get new connections, else 503 and why.
+async fn readyz(State(state): State<InternalState>) -> Response {
+    match state.0.readiness.check(state.0.clock.now()) {
+        Ok(()) => Json(json!({ "ready": true })).into_response(),
+        Err(reasons) => {
+            let reasons: Vec<_> = reasons
+                .iter()
+                .map(|reason| json!({ "reason": reason.reason(), "message": reason.to_string() }))
+                .collect();
+            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "ready": false, "reasons": reasons }))).into_response()
+        }
+    }
+}
+
+async fn metrics(State(state): State<InternalState>) -> Response {
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], state.0.prometheus.render()).into_response()
+}
+
+async fn not_found() -> ApiError {
+    ApiError::new(ErrorCode::NotFound, "there is nothing here; see docs/operations.md for what is")
+}
+
+async fn method_not_allowed() -> ApiError {
+    let error = ApiError::new(ErrorCode::BadRequest, "this method is not allowed here: /api/* takes POST, the rest GET");
+    error.with_status(StatusCode::METHOD_NOT_ALLOWED)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! Every metric of a node: name, kind, labels and help. The unit stands in the name. docs/operations.md lists them.
+
+/// One metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Its kind.
+    pub kind: Kind,
+    /// The names of its labels. Their values are words from closed sets, never what a client sent.
+    pub labels: &'static [&'static str],
+    /// What it counts.
+    pub help: &'static str,
+}
+
+/// The kinds of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// Counts by size.
+    Histogram,
+}
+
+macro_rules! metrics {
+    ($($constant:ident $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(#[doc = $help] pub const $constant: &str = $name;)*
+
+        /// Every metric.
+        pub const ALL: &[Metric] = &[
+            $(Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help },)*
+        ];
+    };
+}
+
+metrics! {
+    CONNECTIONS Gauge "fanfare_connections" [] "Connections that are open now.";
+    CONNECTIONS_TOTAL Counter "fanfare_connections_total" [] "Connections whose handshake was completed.";
+    DISCONNECTIONS_TOTAL Counter "fanfare_disconnections_total" ["code"] "Connections that ended, by close code; gone is an end without one.";
+    HANDSHAKES_REFUSED_TOTAL Counter "fanfare_handshakes_refused_total" ["reason"] "Handshakes that were refused or given up.";
+    SLOW_CONSUMERS_TOTAL Counter "fanfare_slow_consumers_total" [] "Connections closed because they did not read and their outbox reached its limit.";
+    SESSIONS Gauge "fanfare_sessions" [] "Sessions that are authenticated, or anonymous, now.";
+    SUBSCRIPTIONS Gauge "fanfare_subscriptions" [] "Subscriptions of all sessions now.";
+    CHANNELS Gauge "fanfare_channels" [] "Channels and patterns that this node is interested in now.";
+    COMMANDS_TOTAL Counter "fanfare_commands_total" ["type"] "Commands of clients.";
+    ERRORS_TOTAL Counter "fanfare_errors_total" ["code"] "Errors that clients were told.";
+    MALFORMED_FRAMES_TOTAL Counter "fanfare_malformed_frames_total" [] "Messages of clients that are no command.";
+    WEBSOCKET_VIOLATIONS_TOTAL Counter "fanfare_websocket_violations_total" ["reason"] "Connections closed because they broke RFC 6455.";
+    AUTH_TOTAL Counter "fanfare_auth_total" ["result"] "Tokens that were verified.";
+    JWKS_FETCHES_TOTAL Counter "fanfare_jwks_fetches_total" ["result"] "Fetches of the key set.";
+    PUBLICATIONS_RECEIVED_TOTAL Counter "fanfare_publications_received_total" [] "Publications that came from the broker.";
+    PUBLICATIONS_REFUSED_TOTAL Counter "fanfare_publications_refused_total" ["reason"] "Publications from the broker that are no envelope, and were not delivered.";
+    DELIVERIES_TOTAL Counter "fanfare_deliveries_total" [] "Publications queued for sessions, one for each session.";
+    DELIVERED_BYTES_TOTAL Counter "fanfare_delivered_bytes_total" [] "Bytes written to clients' sockets.";
+    GAPS_TOTAL Counter "fanfare_gaps_total" ["reason"] "Gaps that sessions were told of.";
+    SHARD_INTERRUPTIONS_TOTAL Counter "fanfare_shard_interruptions_total" [] "Shards that could not keep up and missed publications.";
+    BROKER_CONNECTED Gauge "fanfare_broker_connected" [] "Whether the broker is there: 1 or 0.";
+    BROKER_INTERRUPTIONS_TOTAL Counter "fanfare_broker_interruptions_total" ["reason"] "Interruptions that the broker's adapter told.";
+    API_REQUESTS_TOTAL Counter "fanfare_api_requests_total" ["endpoint", "status"] "Requests of the internal API.";
+    API_PUBLICATIONS_TOTAL Counter "fanfare_api_publications_total" ["result"] "Publications through the internal API, one for each channel.";
+    API_REQUEST_SECONDS Histogram "fanfare_api_request_duration_seconds" ["endpoint"] "Time from a request of the internal API to its answer.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rules_of_prometheus() {
+        for metric in ALL {
+            let name = metric.name;
+            assert!(name.starts_with("fanfare_"), "{name}");
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+            assert_eq!(name.ends_with("_total"), metric.kind == Kind::Counter, "{name}");
+            assert!(metric.help.ends_with('.') && metric.help.len() > 10, "{name}");
+        }
+        let mut names: Vec<_> = ALL.iter().map(|metric| metric.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+    }
+}
