@@ -1,1 +1,16 @@
-//! .
+//! The publisher and the `fanfare` command line against real brokers and small servers of the tests' own.
+
+mod cli_publish;
+mod cli_subscribe;
+mod cli_token;
+mod command;
+mod http;
+mod nats;
+mod node;
+mod redis;
+mod socket;
+
+use std::time::Duration;
+
+/// How long a test waits for what has to happen.
+const SOON: Duration = Duration::from_secs(20);

@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn empty_lines_are_counted_and_passed_over() {
-        assert_eq!(lines(b"1\n\n  \r\n [2] \r\n3"), [(1, 2, Some(1)), (4, 13, Some(3)), (5, 14, Some(1))]);
+        assert_eq!(lines(b"1\n\n  \r\n [2] \r\n3"), [(1, 2, Some(1)), (4, 14, Some(3)), (5, 15, Some(1))]);
         assert_eq!(lines(b""), []);
     }
 

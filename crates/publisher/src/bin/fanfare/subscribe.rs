@@ -17,6 +17,7 @@ use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream,
     tungstenite::{Error, Message, error::UrlError, protocol::CloseFrame},
 };
+use url::Url;
 
 use crate::{exit, exit::Failed, output};
 
@@ -71,6 +72,11 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failed> {
     for channel in &arguments.channels {
         Topic::parse(channel).map_err(|error| Failed::usage(format!("channel {channel:?}: {error}")))?;
+    }
+    let url = Url::parse(&arguments.url);
+    if !url.is_ok_and(|url| matches!(url.scheme(), "ws" | "wss")) {
+        let url = fanfare_broker::mask_url(&arguments.url);
+        return Err(Failed::usage(format!("url {url:?}: allowed are ws://… and wss://…")));
     }
     let subscriber = Subscriber { count: arguments.count.unwrap_or(u64::MAX), arguments, printed: 0 };
     let (limit, counted) = (subscriber.arguments.timeout, subscriber.arguments.count.is_some());
@@ -325,7 +331,7 @@ fn refused_for_good(error: &Error, url: &str) -> Result<Ended, Failed> {
     let text = format!("{}: {error}", fanfare_broker::mask_url(url));
     match error {
         Error::Url(UrlError::UnableToConnect(_)) => Ok(Ended::broken(error.to_string())),
-        Error::Url(_) | Error::HttpFormat(_) => Err(Failed::usage(format!("{text}; ws:// and wss:// are allowed"))),
+        Error::Url(_) | Error::HttpFormat(_) => Err(Failed::usage(text)),
         Error::Http(response) => {
             let status = response.status();
             let asked = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
