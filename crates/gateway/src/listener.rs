@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::{shard::ShardHandle, telemetry::metrics};
+use crate::{public::count_refused, shard::ShardHandle};
 
 /// Connections that the kernel completes before they are accepted. It cuts this at `net.core.somaxconn`.
 const BACKLOG: i32 = 4_096;
@@ -46,7 +46,7 @@ pub(crate) async fn accept(listener: TcpListener, shards: Vec<ShardHandle>, canc
             Ok(stream) => {
                 let fewest = shards.iter().min_by_key(|shard| shard.connections());
                 if !fewest.is_some_and(|shard| shard.accept(stream)) {
-                    metrics::handshake_refused("overloaded");
+                    count_refused("overloaded");
                 }
             }
             Err(error) => {

@@ -37,7 +37,7 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let shutdown = config.timeouts.shutdown;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let broker = fanfare_broker::open(BrokerOptions::from(&config)).await?;
+    let broker = fanfare_broker::open(&BrokerOptions::from(&config)).await?;
     let development = config.development;
     let node = Node::bind(config, broker, prometheus).await?.start()?;
     announce(&node, development)?;

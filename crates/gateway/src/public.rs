@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use fanfare_protocol::{Dialect, ErrorBody, ErrorCode};
+use fanfare_protocol::{ErrorBody, ErrorCode};
 use fanfare_session::Handshake;
 use http_body_util::Full;
 use hyper::{
@@ -29,8 +29,8 @@ use crate::{
     encoding::Variant,
     origin::{OriginError, OriginPolicy},
     shard::{Adopted, Shard},
-    telemetry::metrics,
-    websocket::{HandshakeError, Subprotocol, Upgrade, subprotocol},
+    telemetry::metrics::HANDSHAKES_REFUSED_TOTAL,
+    websocket::{HandshakeError, Subprotocol, Upgrade},
 };
 
 /// What clients are told to wait where the node has no room for them.
@@ -81,7 +81,6 @@ impl PublicHttp {
         let service = service_fn(|request| std::future::ready(self.answer(&request, &accepted)));
         let serving = http1::Builder::new()
             .half_close(false)
-            .keep_alive(false)
             .max_buf_size(32 * 1024)
             .serve_connection(TokioIo::new(stream), service)
             .without_shutdown();
@@ -90,9 +89,9 @@ impl PublicHttp {
             Ok(Ok(parts)) => parts,
             Ok(Err(error)) => {
                 debug!(%error, "a handshake failed");
-                return metrics::handshake_refused("http");
+                return count_refused("http");
             }
-            Err(_) => return metrics::handshake_refused("timeout"),
+            Err(_) => return count_refused("timeout"),
         };
         if let Some(Accepted { variant, handshake }) = accepted.take() {
             let stream = parts.io.into_inner();
@@ -107,17 +106,13 @@ impl PublicHttp {
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         Ok(match self.upgrade(request) {
             Ok((upgrade, handshake)) => {
-                let dialect = match upgrade.subprotocol.dialect {
-                    subprotocol::Dialect::Json => Dialect::Json,
-                    subprotocol::Dialect::MessagePack => Dialect::MessagePack,
-                };
-                let variant = Variant::new(dialect, upgrade.deflate.is_some());
+                let variant = Variant::new(upgrade.subprotocol.dialect, upgrade.deflate.is_some());
                 accepted.replace(Some(Accepted { variant, handshake }));
                 upgrade.response()
             }
             Err(refused) => {
                 debug!(%refused, "a handshake was refused");
-                metrics::handshake_refused(refused.reason());
+                count_refused(refused.reason());
                 refused.response()
             }
         })
@@ -196,6 +191,11 @@ impl Refused {
         response.headers_mut().extend(headers);
         response
     }
+}
+
+/// Counts a socket that did not become a connection.
+pub(crate) fn count_refused(reason: &'static str) {
+    metrics::counter!(HANDSHAKES_REFUSED_TOTAL, "reason" => reason).increment(1);
 }
 
 /// The token of `Authorization: Bearer …` (RFC 6750 section 2.1).

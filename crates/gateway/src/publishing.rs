@@ -63,7 +63,7 @@ async fn publish(broker: Arc<dyn Broker>, job: ClientPublish) {
 /// What a client is told of a broker's error.
 pub(crate) fn refusal(error: &BrokerError) -> ErrorBody {
     let code = match error {
-        BrokerError::Unavailable { .. } => ErrorCode::Unavailable,
+        BrokerError::Unavailable { .. } | BrokerError::Unreachable { .. } => ErrorCode::Unavailable,
         BrokerError::Timeout { .. } => ErrorCode::Timeout,
         BrokerError::TooLarge { .. } => ErrorCode::LimitExceeded,
         BrokerError::Refused { .. } | BrokerError::Configuration { .. } => ErrorCode::Internal,
