@@ -1,0 +1,233 @@
+//! One channel, many sockets.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinSet};
+
+use crate::{LoadError, process, socket::Socket};
+
+/// Sockets from one local address: below the number of its ports.
+const SOCKETS_PER_ADDRESS: usize = 10_000;
+/// Handshakes at one time.
+const CONNECTING: usize = 64;
+/// How long all deliveries of a round may take.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Of so many sockets one measures latency.
+const SAMPLE: usize = 50;
+
+/// What to run.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The server's address.
+    #[arg(long)]
+    server: SocketAddr,
+    /// Path and query of the handshake; it subscribes, so that a socket needs no command.
+    #[arg(long, default_value = "/ws?channels=bench:1")]
+    path: String,
+    /// The server's process, for its CPU time.
+    #[arg(long)]
+    pid: u32,
+    /// Sockets.
+    #[arg(long, default_value_t = 1_000)]
+    sockets: usize,
+    /// Rounds: each is published at once, and waited for before the next.
+    #[arg(long, default_value_t = 100)]
+    rounds: usize,
+    /// Messages in one round.
+    #[arg(long, default_value_t = 1)]
+    burst: usize,
+    /// Bytes of the event's data.
+    #[arg(long, default_value_t = 128)]
+    bytes: usize,
+    /// Where to publish: a NATS server, or `floor` for the floor's own port.
+    #[arg(long)]
+    publish: String,
+    /// The NATS subject.
+    #[arg(long, default_value = "rt.pub.default.bench.1")]
+    subject: String,
+    /// Control messages that each socket gets before the first event.
+    #[arg(long, default_value_t = 2)]
+    greetings: u64,
+}
+
+/// What the sockets have got.
+#[derive(Default)]
+struct Received {
+    messages: AtomicU64,
+    latencies: Mutex<Vec<Duration>>,
+}
+
+enum Publisher {
+    Nats(async_nats::Client, String),
+    Floor(TcpStream),
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), LoadError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LoadError::io("runtime"))?;
+    runtime.block_on(measure(options))
+}
+
+async fn measure(options: &Options) -> Result<(), LoadError> {
+    let before_sockets = process::anonymous_bytes(options.pid)?;
+    let received = Arc::new(Received::default());
+    let epoch = Instant::now();
+    let mut readers = JoinSet::new();
+    let mut connecting = JoinSet::new();
+    for number in 0..options.sockets {
+        if connecting.len() == CONNECTING {
+            start_reader(&mut readers, connecting.join_next().await, &received, epoch)?;
+        }
+        let host = 2 + (number / SOCKETS_PER_ADDRESS) as u8;
+        let local = SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0));
+        let (server, path) = (options.server, options.path.clone());
+        connecting.spawn(async move { Socket::connect(server, local, &path).await.map(|socket| (number, socket)) });
+    }
+    while let Some(joined) = connecting.join_next().await {
+        start_reader(&mut readers, Some(joined), &received, epoch)?;
+    }
+    let greetings = options.greetings * options.sockets as u64;
+    wait_for(&received, greetings, &mut readers).await?;
+    let idle_bytes = process::anonymous_bytes(options.pid)?.saturating_sub(before_sockets);
+
+    let mut publisher = Publisher::connect(options).await?;
+    // The first round warms caches and buffers, and is not counted.
+    publisher.publish(options, epoch).await?;
+    let per_round = (options.burst * options.sockets) as u64;
+    let mut expected = greetings + per_round;
+    wait_for(&received, expected, &mut readers).await?;
+    received.latencies.lock().expect("no reader panics while it holds it").clear();
+
+    let (cpu, begun) = (process::cpu(options.pid)?, Instant::now());
+    for _ in 0..options.rounds {
+        publisher.publish(options, epoch).await?;
+        expected += per_round;
+        wait_for(&received, expected, &mut readers).await?;
+    }
+    let (cpu, wall) = (process::cpu(options.pid)?.saturating_sub(cpu), begun.elapsed());
+    report(options, &received, cpu, wall, idle_bytes);
+    Ok(())
+}
+
+type Connected = Result<Result<(usize, Socket), LoadError>, tokio::task::JoinError>;
+
+fn start_reader(
+    readers: &mut JoinSet<LoadError>,
+    joined: Option<Connected>,
+    received: &Arc<Received>,
+    epoch: Instant,
+) -> Result<(), LoadError> {
+    let Some(Ok(connected)) = joined else { return Err(LoadError::Failed("a connecting task panicked".into())) };
+    let (number, mut socket) = connected?;
+    let received = received.clone();
+    readers.spawn(async move {
+        loop {
+            match socket.next().await {
+                Ok(message) => {
+                    if number % SAMPLE == 0
+                        && let Some(sent) = sent_at(message)
+                    {
+                        let latency = epoch.elapsed().saturating_sub(sent);
+                        received.latencies.lock().expect("no reader panics while it holds it").push(latency);
+                    }
+                    received.messages.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => return error,
+            }
+        }
+    });
+    Ok(())
+}
+
+/// When the message was published: `"t":"…"` in its data, nanoseconds since the run began.
+fn sent_at(message: &[u8]) -> Option<Duration> {
+    let text = std::str::from_utf8(message).ok()?;
+    let (_, rest) = text.split_once("\"t\":")?;
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok().map(Duration::from_nanos)
+}
+
+async fn wait_for(received: &Received, expected: u64, readers: &mut JoinSet<LoadError>) -> Result<(), LoadError> {
+    let begun = Instant::now();
+    while received.messages.load(Ordering::Relaxed) < expected {
+        if let Some(Ok(error)) = readers.try_join_next() {
+            return Err(error);
+        }
+        if begun.elapsed() > DEADLINE {
+            let got = received.messages.load(Ordering::Relaxed);
+            return Err(LoadError::Failed(format!("{got} of {expected} messages came within {DEADLINE:?}")));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
+impl Publisher {
+    async fn connect(options: &Options) -> Result<Self, LoadError> {
+        if options.publish == "floor" {
+            let stream = TcpStream::connect(options.server).await.map_err(LoadError::io("the floor"))?;
+            stream.set_nodelay(true).map_err(LoadError::io("the floor"))?;
+            let mut publisher = Self::Floor(stream);
+            // Three bytes tell a publisher from a client.
+            if let Self::Floor(stream) = &mut publisher {
+                stream.write_all(b"PUB").await.map_err(LoadError::io("the floor"))?;
+            }
+            return Ok(publisher);
+        }
+        let client = async_nats::connect(&options.publish).await;
+        let client = client.map_err(|error| LoadError::Failed(format!("{}: {error}", options.publish)))?;
+        Ok(Self::Nats(client, options.subject.clone()))
+    }
+
+    async fn publish(&mut self, options: &Options, epoch: Instant) -> Result<(), LoadError> {
+        match self {
+            Self::Floor(stream) => {
+                let line = format!("{} {}\n", options.burst, options.bytes + 90);
+                stream.write_all(line.as_bytes()).await.map_err(LoadError::io("the floor"))
+            }
+            Self::Nats(client, subject) => {
+                for _ in 0..options.burst {
+                    let mut data = format!("{{\"t\":{},\"x\":\"", epoch.elapsed().as_nanos());
+                    while data.len() + 2 < options.bytes {
+                        data.push('x');
+                    }
+                    let body = format!("{{\"event\":\"bench\",\"data\":{data}\"}}}}");
+                    let published = client.publish(subject.clone(), body.into()).await;
+                    published.map_err(|error| LoadError::Failed(error.to_string()))?;
+                }
+                client.flush().await.map_err(|error| LoadError::Failed(error.to_string()))
+            }
+        }
+    }
+}
+
+fn report(options: &Options, received: &Received, cpu: Duration, wall: Duration, idle_bytes: u64) {
+    let deliveries = (options.rounds * options.burst * options.sockets) as f64;
+    let mut latencies = received.latencies.lock().expect("no reader panics while it holds it").clone();
+    latencies.sort_unstable();
+    let at = |share: f64| {
+        let index = ((latencies.len() as f64 * share) as usize).min(latencies.len().saturating_sub(1));
+        latencies.get(index).map(|latency| latency.as_secs_f64() * 1e3)
+    };
+    let figures = serde_json::json!({
+        "sockets": options.sockets,
+        "rounds": options.rounds,
+        "burst": options.burst,
+        "bytes": options.bytes,
+        "cpu_us_per_delivery": cpu.as_secs_f64() * 1e6 / deliveries,
+        "deliveries_per_s": deliveries / wall.as_secs_f64(),
+        "latency_p50_ms": at(0.5),
+        "latency_p99_ms": at(0.99),
+        "idle_bytes_per_socket": idle_bytes as f64 / options.sockets as f64,
+    });
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout(), "{figures}");
+}

@@ -1,0 +1,59 @@
+//! `fanfare-load`: load from outside. It speaks only the protocol, so it checks a node as a client would.
+
+mod fanout;
+mod floor;
+mod process;
+mod socket;
+
+use std::{net::SocketAddr, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "fanfare-load", version, about = "Load from outside, and the floor to compare with")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A server that does nothing but send(): what the kernel itself costs.
+    Floor {
+        /// Where to listen for clients. A publish is one line `COUNT FRAME_BYTES` on the same port.
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+    },
+    /// One channel, many sockets: CPU of the server per delivery, and latency.
+    Fanout(fanout::Options),
+}
+
+/// What went wrong, for people.
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error("{what}: {reason}")]
+    Io { what: String, reason: std::io::Error },
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl LoadError {
+    fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        |reason| Self::Io { what, reason }
+    }
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Floor { listen } => floor::run(listen),
+        Command::Fanout(options) => fanout::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fanfare-load: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
