@@ -1,5 +1,8 @@
 //! The publisher and the `fanfare` command line against real brokers and small servers of the tests' own.
 
+// Clippy takes only functions marked as tests for tests; all of this is.
+#![allow(clippy::unwrap_used)]
+
 mod cli_publish;
 mod cli_subscribe;
 mod cli_token;
