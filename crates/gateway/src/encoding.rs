@@ -174,7 +174,8 @@ mod tests {
         let mut deflater = Deflater::new();
         let short = encoded(r#"{"event":"x"}"#);
         assert_eq!(short.frame(Variant::JsonDeflate, &mut deflater)[0], 0x81);
-        let body: &'static str = Box::leak(format!(r#"{{"event":"x","data":"{}"}}"#, "a".repeat(2_000)).into_boxed_str());
+        let body: &'static str =
+            Box::leak(format!(r#"{{"event":"x","data":"{}"}}"#, "a".repeat(2_000)).into_boxed_str());
         let long = encoded(body);
         let frame = long.frame(Variant::JsonDeflate, &mut deflater);
         assert_eq!(frame[0], 0xc1);

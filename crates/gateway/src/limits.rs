@@ -22,9 +22,9 @@ pub(crate) const CLIENT_PUBLISHES: usize = 8_192;
 pub(crate) const CLIENT_PUBLISHES_IN_FLIGHT: usize = 1_024;
 /// Messages that a shard takes from its inbox for one tick.
 pub(crate) const MESSAGES_PER_TICK: usize = 1_024;
-/// Bytes that one tick puts together for one topic before it writes: a fraction of an outbox, so that a burst does not
-/// look like a slow consumer.
-pub(crate) const TICK_BYTES: usize = 128 * 1024;
+/// Bytes of publications that a tick takes before it writes: a fraction of an outbox, so that a burst for one connection
+/// does not look like a slow consumer.
+pub(crate) const TICK_BYTES: usize = 256 * 1024;
 /// Connections that are written before reads and timers get their turn.
 pub(crate) const FLUSHES_PER_YIELD: usize = 128;
 /// Pieces in one vectored write.

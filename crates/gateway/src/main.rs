@@ -15,14 +15,17 @@ fn main() -> ExitCode {
         cli::Outcome::Serve(config) => *config,
         cli::Outcome::Exit(code) => return code,
     };
-    rustls::crypto::aws_lc_rs::default_provider().install_default().expect("no other provider is installed before main");
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(config.main_threads()).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("the main runtime could not be started: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .expect("no other provider is installed before main");
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(config.main_threads()).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("the main runtime could not be started: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
     match runtime.block_on(serve(config)) {
         Ok(code) => code,
         Err(error) => {

@@ -95,17 +95,7 @@ impl Node {
         let internal = listener::bind(config.internal_listen, None).map_err(NodeError::Listen)?;
         let public_address = public.local_addr().map_err(NodeError::Listen)?;
         let internal_address = internal.local_addr().map_err(NodeError::Listen)?;
-        Ok(Self {
-            config,
-            broker,
-            events,
-            prometheus,
-            verifier,
-            public,
-            internal,
-            public_address,
-            internal_address,
-        })
+        Ok(Self { config, broker, events, prometheus, verifier, public, internal, public_address, internal_address })
     }
 
     /// Starts serving on the current runtime, the main one, and on a thread per shard.

@@ -15,7 +15,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use fanfare_broker::{Broker, BrokerError, BrokerEvent, Events, Interest, InterestId, Interruption, Publication, Scope};
+use fanfare_broker::{
+    Broker, BrokerError, BrokerEvent, Events, Interest, InterestId, Interruption, Publication, Scope,
+};
 use fanfare_protocol::{Channel, Delivery, ErrorBody, ErrorCode, Tenant, Topic};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use smallvec::SmallVec;
@@ -23,8 +25,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-pub(crate) use link::{ShardInbox, ShardInboxReceiver, shard_inbox};
 use link::ShardLink;
+pub(crate) use link::{ShardInbox, ShardInboxReceiver, shard_inbox};
 use message::{HubRequest, ShardId, ShardMessage, SlotId, Targets};
 use metrics::HubMetrics;
 use topics::{InterestState, TopicTable};
@@ -34,7 +36,6 @@ use crate::{
     encoding::EncodedPublication,
     limits::{HUB_EVENTS_PER_TURN, INTEREST_CALLS, INTERESTS_PER_CALL, SHARD_RETRY},
     readiness::Readiness,
-
 };
 
 /// What the hub is told by the configuration.

@@ -1,6 +1,5 @@
 //! Carrying out what sessions decide.
 
-use bytes::Bytes;
 use fanfare_broker::Publish;
 use fanfare_protocol::{CloseCode, ErrorBody, ErrorCode, ServerMessage, Topic};
 use fanfare_session::{Action, Completion, Granted, OpId, PublishAction, Time};
@@ -143,7 +142,7 @@ impl Shard {
         let connection = state.id(index);
         let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
         let PublishAction { op, channel, body, id } = action;
-        let publish = Publish { tenant, channel, body: Bytes::from(body), id };
+        let publish = Publish { tenant, channel, body, id };
         let job = ClientPublish { publish, shard: self.context.inbox.clone(), connection, op };
         if self.context.publishes.try_send(job).is_err() {
             let refusal = ErrorBody::new(ErrorCode::Unavailable, "this node has too many publishes in hand; try again");

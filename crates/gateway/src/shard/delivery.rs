@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl Shard {
-    /// Takes messages until all are taken, or until a topic has so much for its subscribers that it should be written first.
+    /// Takes messages until all are taken, or until there is so much for one connection that it should be written first.
     pub(super) fn take_messages(&self, messages: &mut impl Iterator<Item = ShardMessage>) {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
@@ -33,7 +33,9 @@ impl Shard {
     /// `true` where what is unsealed should be written before more is taken.
     fn take_message(&self, state: &mut ShardState, message: ShardMessage) -> bool {
         match message {
-            ShardMessage::Publication { targets: Targets::One(slot), publication } if publication.exclude.is_empty() => {
+            ShardMessage::Publication { targets: Targets::One(slot), publication }
+                if publication.exclude.is_empty() =>
+            {
                 return state.hold(slot, publication);
             }
             ShardMessage::Publication { targets, publication } => {
@@ -42,7 +44,8 @@ impl Shard {
                     Targets::Several(slots) => slots,
                 };
                 self.deliver_one_by_one(state, slots, &publication);
-                return publication.bytes() > TICK_BYTES;
+                state.unsealed_bytes += publication.bytes();
+                return state.unsealed_bytes > TICK_BYTES;
             }
             ShardMessage::Subscribed { slot } => {
                 self.seal(state, slot);
@@ -84,7 +87,6 @@ impl Shard {
     fn seal(&self, state: &mut ShardState, slot: SlotId) {
         let Some(topic) = state.topics.get_mut(slot) else { return };
         let publications = std::mem::take(&mut topic.pending);
-        topic.pending_bytes = 0;
         if publications.is_empty() {
             return;
         }
@@ -94,9 +96,8 @@ impl Shard {
         let mut slow = Vec::new();
         for index in &subscribers {
             let connection = &mut state.connections[*index as usize];
-            let piece = pieces[connection.variant as usize].get_or_insert_with(|| {
-                join(&publications, connection.variant, &mut state.deflater, &mut state.frame)
-            });
+            let piece = pieces[connection.variant as usize]
+                .get_or_insert_with(|| join(&publications, connection.variant, &mut state.deflater, &mut state.frame));
             if connection.push(piece.clone(), limits).is_err() {
                 slow.push(*index);
             } else if !connection.dirty && !connection.blocked {
@@ -119,6 +120,7 @@ impl Shard {
             self.seal(state, slot);
         }
         state.unsealed = unsealed;
+        state.unsealed_bytes = 0;
     }
 
     /// A publication that some subscribers do not get, or that belongs to several topics: each session gets it once.
@@ -170,6 +172,7 @@ impl Shard {
     }
 
     fn drain(&self, state: &mut ShardState, reconnect_after_ms: u64) {
+        state.draining = Some(reconnect_after_ms);
         let now = self.context.clock.now();
         let open: Vec<_> = state.connections.iter().map(|(index, _)| index).collect();
         for index in open {
@@ -202,7 +205,7 @@ impl Shard {
                 self.write(state, index);
             }
         }
-        state.metrics.publish();
+        state.metrics.publish(state.topics.subscriptions());
         !state.dirty.is_empty()
     }
 
@@ -226,15 +229,15 @@ impl Shard {
 }
 
 impl ShardState {
-    /// Keeps a publication until the topic is sealed. `true` where the topic has enough for one write.
+    /// Keeps a publication until its topic is sealed. `true` where the tick has enough for one write.
     fn hold(&mut self, slot: SlotId, publication: Arc<EncodedPublication>) -> bool {
         let Some(topic) = self.topics.get_mut(slot) else { return false };
         if topic.pending.is_empty() {
             self.unsealed.push(slot);
         }
-        topic.pending_bytes += publication.bytes();
+        self.unsealed_bytes += publication.bytes();
         topic.pending.push(publication);
-        topic.pending_bytes > TICK_BYTES
+        self.unsealed_bytes > TICK_BYTES
     }
 }
 

@@ -13,6 +13,9 @@ pub(super) struct ShardMetrics {
     deliveries_total: Counter,
     delivered_bytes_total: Counter,
     malformed: Counter,
+    subscriptions: Gauge,
+    /// As last published.
+    subscriptions_told: usize,
     deliveries: u64,
     /// Bytes written to sockets since they were last published.
     pub(super) delivered_bytes: u64,
@@ -27,6 +30,8 @@ impl ShardMetrics {
             deliveries_total: counter!(names::DELIVERIES_TOTAL),
             delivered_bytes_total: counter!(names::DELIVERED_BYTES_TOTAL),
             malformed: counter!(names::MALFORMED_FRAMES_TOTAL),
+            subscriptions: gauge!(names::SUBSCRIPTIONS),
+            subscriptions_told: 0,
             deliveries: 0,
             delivered_bytes: 0,
         }
@@ -56,7 +61,12 @@ impl ShardMetrics {
         self.deliveries += count as u64;
     }
 
-    pub(super) fn publish(&mut self) {
+    /// Publishes what is counted here. The gauge is every shard's, so it moves by the difference.
+    pub(super) fn publish(&mut self, subscriptions: usize) {
+        if subscriptions != self.subscriptions_told {
+            self.subscriptions.increment(subscriptions as f64 - self.subscriptions_told as f64);
+            self.subscriptions_told = subscriptions;
+        }
         self.deliveries_total.increment(std::mem::take(&mut self.deliveries));
         self.delivered_bytes_total.increment(std::mem::take(&mut self.delivered_bytes));
     }

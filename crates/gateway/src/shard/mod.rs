@@ -83,10 +83,14 @@ struct ShardState {
     topics: ShardTopics,
     /// Topics with publications that are not sealed yet.
     unsealed: Vec<crate::hub::message::SlotId>,
+    /// Their bytes.
+    unsealed_bytes: usize,
     /// Places of connections to write.
     dirty: VecDeque<u32>,
     /// Counts publications of several topics; see [`Connection::stamp`].
     stamp: u64,
+    /// The node is going away; clients are told to wait so many milliseconds.
+    draining: Option<u64>,
     wheel: Wheel,
     /// Requests that the hub's inbox did not take.
     unsent: VecDeque<HubRequest>,
@@ -114,6 +118,8 @@ impl Shard {
             next_generation: 0,
             topics: ShardTopics::default(),
             unsealed: Vec::new(),
+            unsealed_bytes: 0,
+            draining: None,
             dirty: VecDeque::new(),
             stamp: 0,
             wheel: Wheel::new(context.clock.now()),
@@ -145,6 +151,9 @@ impl Shard {
 
         if let Some(session) = state.session(index) {
             session.handle_handshake(now, handshake);
+        }
+        if let (Some(reconnect_after_ms), Some(session)) = (state.draining, state.session(index)) {
+            session.handle_drain(now, reconnect_after_ms);
         }
         self.carry_out(state, index, now);
         self.take_input(state, index, &mut unread, now);

@@ -66,8 +66,7 @@ impl ShardThread {
         cancelled: CancellationToken,
     ) -> io::Result<Self> {
         let (accepted, sockets) = mpsc::channel(ACCEPTED_SOCKETS);
-        let handle =
-            ShardHandle { inbox: context.inbox.clone(), accepted, connections: context.connections.clone() };
+        let handle = ShardHandle { inbox: context.inbox.clone(), accepted, connections: context.connections.clone() };
         let (end, ended) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name(format!("shard-{}", context.id.0)).spawn(move || {

@@ -24,8 +24,6 @@ pub(super) struct ShardTopic {
     pub(super) subscribers: SmallVec<[u32; 4]>,
     /// Publications of this tick, until it is sealed.
     pub(super) pending: SmallVec<[Arc<EncodedPublication>; 1]>,
-    /// Their bytes.
-    pub(super) pending_bytes: usize,
 }
 
 /// Whether the hub has confirmed the topic.
@@ -63,9 +61,15 @@ pub(super) struct ShardTopics {
     by_name: HashTable<u32>,
     hasher: RandomState,
     next_generation: u32,
+    subscriptions: usize,
 }
 
 impl ShardTopics {
+    /// Subscriptions that were made and have not ended.
+    pub(super) fn subscriptions(&self) -> usize {
+        self.subscriptions
+    }
+
     pub(super) fn get_mut(&mut self, slot: SlotId) -> Option<&mut ShardTopic> {
         self.places.get_mut(slot.index as usize).filter(|topic| topic.generation == slot.generation)
     }
@@ -95,6 +99,7 @@ impl ShardTopics {
             }
             Confirmation::Given => {
                 found.subscribers.push(connection.index);
+                self.subscriptions += 1;
                 Subscribing::Done
             }
         }
@@ -111,6 +116,7 @@ impl ShardTopics {
             Confirmation::Given => {
                 if let Some(at) = found.subscribers.iter().position(|other| *other == connection.index) {
                     found.subscribers.swap_remove(at);
+                    self.subscriptions -= 1;
                 }
                 found.subscribers.is_empty()
             }
@@ -129,6 +135,7 @@ impl ShardTopics {
         match std::mem::replace(&mut topic.confirmation, Confirmation::Given) {
             Confirmation::Awaited(waiting) => {
                 topic.subscribers.extend(waiting.iter().map(|(connection, _)| connection.index));
+                self.subscriptions += waiting.len();
                 waiting
             }
             Confirmation::Given => Vec::new(),
@@ -165,7 +172,6 @@ impl ShardTopics {
             confirmation: Confirmation::Awaited(vec![(connection, op)]),
             subscribers: SmallVec::new(),
             pending: SmallVec::new(),
-            pending_bytes: 0,
         });
         let index = u32::try_from(index).expect("the limit on channels is below 2^32");
         let (places, hasher) = (&self.places, &self.hasher);
