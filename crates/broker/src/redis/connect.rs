@@ -54,6 +54,7 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
         config: config(options, &servers)?,
         connect_timeout: options.connect_timeout,
         request_timeout: options.request_timeout,
+        client_name: options.client_name.clone().unwrap_or_else(|| "fanfare".to_owned()),
         capacity: options.broadcast_capacity.max(1),
         tasks: tasks.clone(),
         closed: closed.clone(),

@@ -7,7 +7,7 @@ use fred::{
     error::Error,
     interfaces::{ClientLike as _, EventInterface as _},
     prelude::{Builder, Config},
-    types::Message,
+    types::{CustomCommand, Message, Value},
 };
 use tokio::{sync::broadcast, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -22,6 +22,7 @@ pub(super) struct Connector {
     /// For each step of a connection.
     pub(super) connect_timeout: Duration,
     pub(super) request_timeout: Duration,
+    pub(super) client_name: String,
     /// Messages that may wait between the library and the adapter.
     pub(super) capacity: usize,
     pub(super) tasks: TaskTracker,
@@ -63,6 +64,9 @@ impl Connector {
             }
             _ = connected.recv() => {}
         }
+        // Only for those who look at the server; an ACL may refuse it.
+        let command = CustomCommand::new_static("CLIENT", None::<u16>, false);
+        let _: Result<Value, Error> = client.custom(command, vec!["SETNAME", &self.client_name]).await;
         let session = Arc::new(Session { client, ended: CancellationToken::new() });
         let (ended, closed) = (session.ended.clone(), self.closed.clone());
         self.tasks.spawn(async move {

@@ -1,0 +1,53 @@
+//! What every adapter has to do, checked on real servers: one suite, written once in `cases`, run for each adapter.
+
+mod cases;
+mod fixture;
+mod interruption;
+mod memory;
+mod nats;
+mod node;
+mod redis;
+mod slow;
+
+/// One test per case for a fixture.
+macro_rules! conformance {
+    ($fixture:ty: $($module:ident::$case:ident),+ $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                crate::$module::$case::<$fixture>().await;
+            }
+        )+
+    };
+}
+
+/// What holds for all brokers.
+macro_rules! every_broker {
+    ($fixture:ty) => {
+        crate::conformance!($fixture:
+            cases::delivers_the_bytes_that_were_published,
+            cases::keeps_the_order_of_each_channel,
+            cases::isolates_tenants,
+            cases::patterns_match_as_they_should,
+            cases::many_interests_in_one_call,
+            cases::a_confirmed_interest_misses_nothing_and_a_removed_one_ends,
+            cases::interests_of_one_channel_are_independent,
+            cases::bodies_of_one_megabyte,
+            cases::close_ends_everything,
+            slow::a_hub_that_does_not_read_is_told_what_it_missed,
+        );
+    };
+}
+
+/// What holds for brokers with a server.
+macro_rules! every_server {
+    ($fixture:ty) => {
+        crate::conformance!($fixture:
+            interruption::a_server_that_restarts_under_load,
+            interruption::a_server_that_is_away,
+            interruption::closes_while_the_server_is_away,
+        );
+    };
+}
+
+pub(crate) use {conformance, every_broker, every_server};

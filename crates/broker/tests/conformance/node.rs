@@ -1,0 +1,156 @@
+//! A node, as a hub is one: it holds interests and reads events.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fanfare_broker::{Broker, BrokerError, BrokerEvent, Events, Interest, InterestId, Publication, Publish, Scope};
+use fanfare_protocol::{Channel, Tenant, Topic};
+use tokio::time::timeout;
+
+use crate::fixture::{Fixture, Outside, SOON};
+
+pub(crate) struct Node {
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) events: Events,
+    /// What each interest is for, by its own name.
+    topics: HashMap<InterestId, String>,
+    next: u64,
+}
+
+/// Something that was delivered: by which interest, on which channel, and the body.
+pub(crate) type Delivered = (String, String, Bytes);
+
+impl Node {
+    pub(crate) async fn connect(fixture: &impl Fixture) -> Self {
+        Self::over(fixture.connect().await)
+    }
+
+    pub(crate) fn over((broker, events): (Arc<dyn Broker>, Events)) -> Self {
+        Self { broker, events, topics: HashMap::new(), next: 0 }
+    }
+
+    /// An interest with a new id, not added yet.
+    pub(crate) fn interest(&mut self, tenant: &str, topic: &str) -> Interest {
+        self.next += 1;
+        let id = InterestId(self.next);
+        self.topics.insert(id, topic.to_owned());
+        Interest { id, tenant: Tenant::parse(tenant).unwrap(), topic: Topic::parse(topic).unwrap() }
+    }
+
+    pub(crate) async fn add(&mut self, tenant: &str, topic: &str) -> InterestId {
+        self.add_all(tenant, &[topic]).await[0]
+    }
+
+    pub(crate) async fn add_all(&mut self, tenant: &str, topics: &[&str]) -> Vec<InterestId> {
+        let interests: Vec<Interest> = topics.iter().map(|topic| self.interest(tenant, topic)).collect();
+        self.broker.add_interests(&interests).await.unwrap();
+        interests.into_iter().map(|interest| interest.id).collect()
+    }
+
+    pub(crate) async fn publish(&self, channel: &str, body: impl Into<Bytes>) -> Result<(), BrokerError> {
+        let publish = Publish {
+            tenant: Tenant::parse("acme").unwrap(),
+            channel: Channel::parse(channel).unwrap(),
+            body: body.into(),
+            id: None,
+        };
+        self.broker.publish(publish).await.map(drop)
+    }
+
+    #[track_caller]
+    pub(crate) fn event(&mut self) -> impl Future<Output = BrokerEvent> {
+        let caller = std::panic::Location::caller();
+        async move {
+            match timeout(SOON, self.events.recv()).await {
+                Ok(Some(event)) => event,
+                Ok(None) => panic!("the stream of events has ended (at {caller})"),
+                Err(_) => panic!("waited {SOON:?} in vain for an event (at {caller})"),
+            }
+        }
+    }
+
+    /// The next event, which has to be a publication.
+    #[track_caller]
+    pub(crate) fn publication(&mut self) -> impl Future<Output = Publication> {
+        let caller = std::panic::Location::caller();
+        async move {
+            match self.event().await {
+                BrokerEvent::Publication(publication) => publication,
+                other => panic!("{other:?} instead of a publication (at {caller})"),
+            }
+        }
+    }
+
+    pub(crate) async fn delivered(&mut self) -> Delivered {
+        let publication = self.publication().await;
+        self.name(publication)
+    }
+
+    fn name(&self, publication: Publication) -> Delivered {
+        let topic = self.topics[&publication.interest].clone();
+        let channel = publication.channel.map_or_else(|| topic.clone(), |channel| channel.as_str().to_owned());
+        (topic, channel, publication.body.bytes)
+    }
+
+    /// Everything that is delivered until a mark comes that is published now, from outside: what was published before has
+    /// come by then, or does not come. Two marks, since order holds per channel only: the first to come may overtake
+    /// others in its batch, the second may not overtake that batch.
+    pub(crate) async fn settle(&mut self, outside: &dyn Outside) -> Vec<Delivered> {
+        const MARK: &str = "suite:mark";
+        let mark = self.add("acme", MARK).await;
+        let mut delivered = Vec::new();
+        for _ in 0..2 {
+            assert!(outside.publish("acme", MARK, Bytes::from_static(b"mark")).await);
+            outside.flush().await;
+            loop {
+                let publication = self.publication().await;
+                if publication.interest == mark {
+                    break;
+                }
+                delivered.push(self.name(publication));
+            }
+        }
+        self.broker.remove_interests(&[mark]).await;
+        delivered
+    }
+
+    /// Reads until everything is interrupted, or has resumed; says which publications came before it.
+    pub(crate) async fn until(&mut self, wanted: Wanted) -> Vec<Publication> {
+        let mut before = Vec::new();
+        loop {
+            match (self.event().await, wanted) {
+                (BrokerEvent::Publication(publication), _) => before.push(publication),
+                (BrokerEvent::Interrupted(interruption), Wanted::Interrupted) if interruption.scope == Scope::All => {
+                    return before;
+                }
+                (BrokerEvent::Resumed(Scope::All), Wanted::Resumed) => return before,
+                _ => {}
+            }
+        }
+    }
+
+    /// Closes, and checks that the stream of events ends.
+    pub(crate) async fn close(mut self) {
+        timeout(SOON, self.broker.close()).await.expect("close returns");
+        let ended = async { while self.events.recv().await.is_some() {} };
+        timeout(Duration::from_secs(1), ended).await.expect("the stream of events ends with close");
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Interrupted,
+    Resumed,
+}
+
+/// A body that carries a number.
+pub(crate) fn numbered(number: u64) -> Bytes {
+    Bytes::from(format!(r#"{{"event":"n","data":{number}}}"#))
+}
+
+/// The number in it.
+pub(crate) fn number(body: &[u8]) -> u64 {
+    let text = std::str::from_utf8(body).unwrap();
+    let number = text.rsplit(':').next().unwrap();
+    number.trim_end_matches('}').trim().parse().unwrap()
+}
