@@ -10,7 +10,7 @@ use rmp::encode;
 use super::TranscodeError;
 
 /// The one key of an object that stands for bytes.
-pub(super) const BIN: &str = "$bin";
+const BIN: &str = "$bin";
 
 /// Bytes of a string that are looked at one by one.
 const SHORT: usize = 24;
