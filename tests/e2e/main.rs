@@ -1,1 +1,22 @@
 //! Tests of the whole: nodes as processes, real brokers, and WebSocket clients of others.
+
+mod broker;
+mod client;
+mod client_message;
+mod cluster;
+mod delivery;
+mod faults;
+mod handshake;
+mod lifecycle;
+mod metrics;
+mod msgpack;
+mod node;
+mod publication;
+mod slow_consumer;
+mod token;
+
+use std::time::Duration;
+
+/// How long a test waits for what has to happen. Long, because the machine may be busy with a build; what is promised
+/// within a time is measured against that time.
+const SOON: Duration = Duration::from_secs(20);

@@ -1,0 +1,246 @@
+//! A client that does not read: it is closed, and nobody else is kept waiting.
+
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use fanfare_testkit::wait_until;
+use futures_util::{StreamExt as _, future::join_all, stream};
+use serde_json::json;
+use tokio::{net::TcpStream, task::JoinSet};
+use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
+
+use crate::{
+    SOON,
+    broker::Broker,
+    client::{Client, Received},
+    handshake::TokenPlace,
+    node::Node,
+    token::token,
+};
+
+const CHANNEL: &str = "project:clx123";
+/// Handshakes at one time.
+const CONNECTING: usize = 32;
+/// What the kernel takes for a client that does not read; it doubles it.
+const RECEIVE_BUFFER_BYTES: u32 = 4 * 1024;
+/// When a node's memory must be back.
+const MEMORY_BACK: Duration = Duration::from_secs(30);
+
+/// A rate that a node and a thousand clients in debug builds keep up with on two cores.
+const EVENT_INTERVAL: Duration = Duration::from_millis(125);
+const DATA_BYTES: usize = 4 * 1024;
+/// Enough for the outbox (32 KiB) and what the kernel holds.
+const EVENTS_PER_PHASE: usize = 24;
+/// Phases without and with a slow client take turns, so that a busy machine is busy for both.
+const ROUNDS: usize = 3;
+const READERS: usize = 1_000;
+
+/// One latency, of one event at one reader.
+struct Sample {
+    event: usize,
+    latency: Duration,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_others_go_on() {
+    let broker = Broker::nats().await;
+    let node = Node::builder(&broker.url())
+        .set("limits.publication_bytes", "8KiB")
+        .set("limits.outbox_bytes", "32KiB")
+        .set("limits.notsent_lowat_bytes", "8KiB")
+        .start()
+        .await;
+    let epoch = Instant::now();
+    let mut readers = JoinSet::new();
+    let mut connecting = stream::iter((0..READERS).map(|index| reader(&node, index))).buffer_unordered(CONNECTING);
+    while let Some(socket) = connecting.next().await {
+        readers.spawn(read(socket, epoch));
+    }
+
+    let publisher = Publisher { broker: &broker, epoch };
+    // Whatever is done once is done before anything is measured.
+    publisher.publish(0..EVENTS_PER_PHASE).await;
+    let before = node.process().resident_bytes();
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    let mut published = EVENTS_PER_PHASE;
+    let mut peak = before;
+    for round in 1..=ROUNDS {
+        without.push(published..published + EVENTS_PER_PHASE);
+        publisher.publish(published..published + EVENTS_PER_PHASE).await;
+        published += EVENTS_PER_PHASE;
+
+        let mut slow = slow_client(&node, CHANNEL).await;
+        with.push(published..published + EVENTS_PER_PHASE);
+        publisher.publish(published..published + EVENTS_PER_PHASE).await;
+        published += EVENTS_PER_PHASE;
+        peak = peak.max(node.process().resident_bytes());
+        node.wait_for_metrics("the slow client to be counted", |metrics| {
+            metrics.sum("fanfare_slow_consumers_total") as usize == round
+        })
+        .await;
+        let messages = slow.closed(4001).await;
+        assert!(messages.len() < EVENTS_PER_PHASE, "{} events reached a client that was closed", messages.len());
+    }
+    publisher.end().await;
+    let samples: Vec<Sample> = readers.join_all().await.into_iter().flatten().collect();
+    assert_eq!(samples.len(), READERS * published, "every reader got every event");
+
+    let (without, with) = (percentiles(&samples, &without), percentiles(&samples, &with));
+    println!(
+        "{READERS} readers, {:?} between events of {DATA_BYTES} bytes, {ROUNDS} times {EVENTS_PER_PHASE} events each: \
+         without a slow client p50 {:?}, p99 {:?}; with one p50 {:?}, p99 {:?}",
+        EVENT_INTERVAL, without.p50, without.p99, with.p50, with.p99,
+    );
+    let metrics = node.metrics().await;
+    assert_eq!(metrics.labelled("fanfare_disconnections_total", "code", "4001"), ROUNDS as f64, "{metrics:?}");
+    assert_memory_is_back(&node, before, peak).await;
+    assert!(with.p99 <= 2 * without.p99, "p99 {:?} with a slow client, {:?} without", with.p99, without.p99);
+}
+
+#[tokio::test]
+async fn many_slow_clients_give_their_memory_back() {
+    const CLIENTS: usize = 40;
+    const CHUNK_BYTES: usize = 60 * 1024;
+    let node = Node::start("memory:").await;
+    let channels: Vec<_> = (0..CLIENTS).map(|index| format!("project:slow{index}")).collect();
+    let body = json!({
+        "tenant": "acme", "channels": channels, "event": "chunk", "data": "x".repeat(CHUNK_BYTES),
+    })
+    .to_string();
+    let broadcast = async || {
+        let (status, answer) = node.post("/api/broadcast", body.clone()).await;
+        assert_eq!(status, 200, "{answer}");
+    };
+
+    // Whatever is done once is done before anything is measured: each of them reads one event.
+    let mut clients = join_all(channels.iter().map(|channel| slow_client(&node, channel))).await;
+    broadcast().await;
+    for client in &mut clients {
+        assert_eq!(client.publication().await.event, "chunk");
+    }
+    let before = node.process().resident_bytes();
+    let mut peak = before;
+    let mut closed = 0.0;
+    let deadline = Instant::now() + SOON;
+    while closed < CLIENTS as f64 {
+        assert!(Instant::now() < deadline, "only {closed} of {CLIENTS} slow clients were closed");
+        broadcast().await;
+        closed = node.metrics().await.sum("fanfare_slow_consumers_total");
+        peak = peak.max(node.process().resident_bytes());
+    }
+    assert!(peak > before + (CLIENTS as u64 * 1024 * 1024) / 2, "the outboxes are not full at {peak} bytes");
+    assert_memory_is_back(&node, before, peak).await;
+    // Those who read on after all learn why.
+    for client in &mut clients {
+        let (end, _) = client.end().await;
+        assert!(matches!(end, Received::Close(Some(4001)) | Received::Broken), "{end:?}");
+    }
+}
+
+/// A client that is subscribed, and reads no more.
+async fn slow_client(node: &Node, channel: &str) -> Client {
+    let handshake = node.client().receive_buffer(RECEIVE_BUFFER_BYTES);
+    let mut client = handshake.connect("acme", "slow", TokenPlace::Header).await;
+    client.subscribe(channel).await;
+    client
+}
+
+async fn assert_memory_is_back(node: &Node, before: u64, peak: u64) {
+    let begun = Instant::now();
+    let mut now = node.process().resident_bytes();
+    let what = format!("memory within 10 % of {before} bytes; it was {peak}");
+    wait_until(&what, MEMORY_BACK, || {
+        now = node.process().resident_bytes();
+        now <= before + before / 10
+    })
+    .await;
+    let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
+    println!(
+        "memory of the node: {:.1} MiB before, {:.1} MiB at most, {:.1} MiB {:?} after",
+        mib(before),
+        mib(peak),
+        mib(now),
+        begun.elapsed(),
+    );
+}
+
+/// Subscribes without a command.
+async fn reader(node: &Node, index: usize) -> WebSocketStream<TcpStream> {
+    let token = token("acme", &format!("reader{index}"));
+    let handshake = node.client().query(&format!("channels={CHANNEL}")).query(&format!("token={token}"));
+    let (mut socket, _) = handshake.open_socket().await.unwrap_or_else(|error| panic!("reader {index}: {error}"));
+    for event in ["system:connected", "system:subscribed"] {
+        let message = tokio::time::timeout(SOON, socket.next()).await.expect("an answer in time");
+        let text = message.expect("a message").expect("a message").into_text().expect("a text");
+        assert!(text.as_str().contains(event), "{text}");
+    }
+    socket
+}
+
+/// Reads every event in order until the last, as cheaply as can be: a thousand of these share the machine with the node.
+async fn read(mut socket: WebSocketStream<TcpStream>, epoch: Instant) -> Vec<Sample> {
+    let mut samples = Vec::with_capacity((2 * ROUNDS + 1) * EVENTS_PER_PHASE);
+    loop {
+        let message = tokio::time::timeout(SOON, socket.next()).await.expect("events keep coming");
+        let text = match message {
+            Some(Ok(Message::Text(text))) => text,
+            Some(Ok(Message::Ping(_))) => continue,
+            other => panic!("{other:?} after {} events", samples.len()),
+        };
+        let arrived = epoch.elapsed();
+        if text.as_str().contains(r#""event":"end""#) {
+            return samples;
+        }
+        let (event, sent) = (number_in(&text, r#""n":"#) as usize, number_in(&text, r#""sent":"#));
+        assert_eq!(event, samples.len(), "in order and without a hole");
+        samples.push(Sample { event, latency: arrived - Duration::from_nanos(sent) });
+    }
+}
+
+fn number_in(text: &str, name: &str) -> u64 {
+    let (_, rest) = text.split_once(name).unwrap_or_else(|| panic!("no {name} in {text}"));
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+    digits.parse().unwrap_or_else(|error| panic!("{name} {digits:?}: {error}"))
+}
+
+struct Publisher<'a> {
+    broker: &'a Broker,
+    epoch: Instant,
+}
+
+impl Publisher<'_> {
+    /// Publishes events with these numbers at an even pace; each says when it was sent.
+    async fn publish(&self, events: Range<usize>) {
+        let padding = "x".repeat(DATA_BYTES);
+        let mut ticks = tokio::time::interval(EVENT_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for n in events {
+            ticks.tick().await;
+            let sent = self.epoch.elapsed().as_nanos();
+            let body = format!(r#"{{"event":"tick","data":{{"n":{n},"sent":{sent},"padding":"{padding}"}}}}"#);
+            self.broker.publish("acme", CHANNEL, &body).await;
+        }
+        // The last one has its time too, before anything else begins.
+        ticks.tick().await;
+    }
+
+    async fn end(&self) {
+        self.broker.publish("acme", CHANNEL, r#"{"event":"end"}"#).await;
+    }
+}
+
+struct Percentiles {
+    p50: Duration,
+    p99: Duration,
+}
+
+/// Of the samples of these events.
+fn percentiles(samples: &[Sample], phases: &[Range<usize>]) -> Percentiles {
+    let chosen = samples.iter().filter(|sample| phases.iter().any(|phase| phase.contains(&sample.event)));
+    let mut latencies: Vec<_> = chosen.map(|sample| sample.latency).collect();
+    latencies.sort_unstable();
+    let at = |share: f64| latencies[(latencies.len() as f64 * share) as usize];
+    Percentiles { p50: at(0.50), p99: at(0.99) }
+}
