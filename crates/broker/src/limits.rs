@@ -12,7 +12,10 @@ pub const EVENT_BYTES: usize = 64 * 1024 * 1024;
 /// Places beside [`EVENTS`] that only interruptions and their ends may take, so that no publication keeps them out.
 pub const CONTROL_EVENTS: usize = 256;
 
-/// How long an adapter waits for a hub that takes nothing. After it publications are discarded until the hub has read
+/// Bytes that may wait in a client library while the adapter waits for the hub, about: it is looked at ten times a second.
+pub const HELD_BACK_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How long an adapter waits for a hub that takes nothing. After it (or [`HELD_BACK_BYTES`]) publications are discarded until the hub has read
 /// half of what waits, and the hub is told so by an interruption of everything.
 pub const STALL: Duration = Duration::from_secs(1);
 

@@ -164,12 +164,12 @@ impl Node {
     async fn deliver(self: &Arc<Self>, publication: Publication) {
         let mut outlet = self.outlet.lock().await;
         let Some(outlet) = outlet.as_mut() else { return };
+        let was_behind = outlet.is_behind();
         tokio::select! {
             biased;
             () = self.closed.cancelled() => return,
             _ = outlet.ready() => {}
         }
-        let was_behind = outlet.is_behind();
         outlet.publish(publication);
         if outlet.is_behind() && !was_behind {
             self.watch_recovery();

@@ -66,6 +66,18 @@ impl Outlet {
         }
     }
 
+    /// Whether publications wait for room, or have to.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full_since.is_some()
+    }
+
+    /// Told by an adapter how much waits in its client library while this is full. Too much of it ends the wait.
+    pub(crate) fn held_back(&mut self, bytes: u64) {
+        if self.is_full() && bytes > limits::HELD_BACK_BYTES {
+            self.fall_behind();
+        }
+    }
+
     /// Sends a publication for which [`ready`](Self::ready) has found room; discards it while the hub is behind.
     pub(crate) fn publish(&mut self, publication: Publication) {
         if self.behind.is_some() && !self.recover() {

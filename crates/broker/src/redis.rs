@@ -6,8 +6,9 @@
 //! Channels are subscribed to with SUBSCRIBE; the patterns of a namespace share one PSUBSCRIBE to all of it, and the node
 //! filters. What comes by a channel and by a pattern comes twice, once by each interest.
 //!
-//! A node needs `+hello +ping +publish +subscribe +unsubscribe +psubscribe +punsubscribe +client|setname +client|id` and
-//! the channels `{prefix}:pub:*` in its ACL.
+//! A node needs `+hello +ping +publish +subscribe +unsubscribe +psubscribe +punsubscribe +client|info +client|setname
+//! +client|id` in its ACL, and the channels `&{prefix}:pub:*`. Redis compares a pattern with those literally: who wants
+//! patterns needs `&*`, or `&{prefix}:pub:{tenant}:{namespace}:*` for each namespace.
 
 mod connect;
 mod session;
@@ -67,31 +68,37 @@ impl Broker for Redis {
     async fn add_interests(&self, interests: &[Interest]) -> Result<(), BrokerError> {
         let _changing = self.subscriptions.changes.lock().await;
         let session = alive(&self.subscriptions.session.borrow())?;
+        self.end_leftover(&session).await;
         let mut adding = Adding { subscriptions: &self.subscriptions, interests, done: false };
-        let new = self.subscriptions.table.lock().expect(UNPOISONED).add(interests);
-        if !new.is_empty() {
-            let confirmed = answer(&session, self.request_timeout, subscriber::subscribe(&session, &new)).await;
-            if let Err(error) = confirmed {
-                let unwanted = adding.undo();
-                // Where it does not arrive the session is lost, and with it the subscriptions.
-                let _ = answer(&session, self.request_timeout, subscriber::unsubscribe(&session, &unwanted)).await;
-                if matches!(error, BrokerError::Refused { .. }) {
-                    session.realign().await;
-                }
-                return Err(if session.is_alive() { error } else { BrokerError::Unavailable { broker: NAME } });
+        let (new, expected) = {
+            let mut table = self.subscriptions.table.lock().expect(UNPOISONED);
+            (table.add(interests), table.count())
+        };
+        let confirmed = match new.is_empty() {
+            true => Ok(()),
+            false => answer(&session, self.request_timeout, subscriber::subscribe(&session, &new, expected)).await,
+        };
+        adding.done = confirmed.is_ok();
+        drop(adding);
+        match confirmed {
+            Err(BrokerError::Refused { .. }) => {
+                self.end_leftover(&session).await;
+                session.realign().await;
             }
+            // Nobody knows what it is subscribed to.
+            Err(BrokerError::Timeout { .. }) if session.is_alive() => session.end(),
+            Err(BrokerError::Timeout { .. }) => return Err(BrokerError::Unavailable { broker: NAME }),
+            _ => {}
         }
-        adding.done = true;
-        Ok(())
+        confirmed
     }
 
     async fn remove_interests(&self, interests: &[InterestId]) {
         let _changing = self.subscriptions.changes.lock().await;
-        let unwanted = self.subscriptions.table.lock().expect(UNPOISONED).remove(interests.iter().copied());
+        self.subscriptions.give_up(interests);
         let session = alive(&self.subscriptions.session.borrow());
-        if let (Ok(session), false) = (session, unwanted.is_empty()) {
-            // Where it does not arrive the session is lost, and with it the subscriptions.
-            let _ = answer(&session, self.request_timeout, subscriber::unsubscribe(&session, &unwanted)).await;
+        if let Ok(session) = session {
+            self.end_leftover(&session).await;
         }
     }
 
@@ -108,26 +115,31 @@ impl Drop for Redis {
     }
 }
 
-/// Interests that are in the table but not confirmed; taken out where the call is given up.
+impl Redis {
+    /// Ends what nobody wants any more. Has to be called with `changes` held.
+    async fn end_leftover(&self, session: &Session) {
+        let unwanted = std::mem::take(&mut *self.subscriptions.leftover.lock().expect(UNPOISONED));
+        if !unwanted.is_empty()
+            && answer(session, self.request_timeout, subscriber::unsubscribe(session, &unwanted)).await.is_err()
+        {
+            // The subscriptions end with it.
+            session.end();
+        }
+    }
+}
+
+/// Interests that are in the table but not confirmed; taken out where the call fails or is given up.
 struct Adding<'a> {
     subscriptions: &'a Subscriptions,
     interests: &'a [Interest],
     done: bool,
 }
 
-impl Adding<'_> {
-    fn undo(&mut self) -> table::Names {
-        self.done = true;
-        let ids = self.interests.iter().map(|interest| interest.id);
-        self.subscriptions.table.lock().expect(UNPOISONED).remove(ids)
-    }
-}
-
 impl Drop for Adding<'_> {
     fn drop(&mut self) {
         if !self.done {
-            // Redis may go on sending what nobody wants; it is passed over, and ends with the connection.
-            self.undo();
+            let ids: Vec<InterestId> = self.interests.iter().map(|interest| interest.id).collect();
+            self.subscriptions.give_up(&ids);
         }
     }
 }

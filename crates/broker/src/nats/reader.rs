@@ -73,6 +73,8 @@ pub(super) struct Reader {
     /// What was interrupted because the library dropped of it, and when it last did.
     slow: HashMap<Scope, Instant>,
     batch: Vec<(usize, Message)>,
+    /// Bytes that had been received when the outlet became full.
+    received_before: Option<u64>,
     unreadable: UnreadableLog,
 }
 
@@ -99,6 +101,7 @@ impl Reader {
             connection: Connection::Up,
             slow: HashMap::new(),
             batch: Vec::with_capacity(BATCH),
+            received_before: None,
             unreadable: UnreadableLog::default(),
         }
     }
@@ -201,6 +204,12 @@ impl Reader {
 
     fn tick(&mut self) {
         self.parts.outlet.recover();
+        let received = self.statistics.in_bytes.load(Ordering::Relaxed);
+        if self.parts.outlet.is_full() {
+            self.parts.outlet.held_back(received - *self.received_before.get_or_insert(received));
+        } else {
+            self.received_before = None;
+        }
         let over: Vec<Scope> =
             self.slow.iter().filter(|(_, last)| last.elapsed() >= SLOW_PAUSE).map(|(scope, _)| *scope).collect();
         for scope in over {

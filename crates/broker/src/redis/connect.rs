@@ -77,12 +77,14 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
         table: Mutex::new(Table::new(names.clone())),
         changes: tokio::sync::Mutex::new(()),
         session: watch::Sender::new(Some(Arc::clone(&session))),
+        leftover: Mutex::default(),
     });
     let subscriber = Subscriber {
         connector: subscribing,
         shared: Arc::clone(&subscriptions),
         outlet,
         unreadable: UnreadableLog::default(),
+        usual_bytes: 0,
     };
     let (published_by, publisher_receiver) = watch::channel(Some(publisher));
     tasks.spawn(subscriber.run(session, messages));

@@ -97,8 +97,20 @@ impl Session {
         self.ended.cancel();
     }
 
-    /// Asks the server to answer, and so to have done all that was sent before. The answer of a command that was refused
-    /// without having waited for it comes here instead.
+    /// How many channels and patterns the server says that this connection is subscribed to, after all that was sent
+    /// before. The refusal of a subscription may come here instead, since the library does not wait for it.
+    pub(super) async fn subscriptions(&self) -> Result<(usize, usize), Error> {
+        let command = CustomCommand::new_static("CLIENT", None::<u16>, false);
+        let info: String = self.client.custom(command, vec!["INFO"]).await?;
+        let field = |name: &str| {
+            let value = info.split_ascii_whitespace().find_map(|field| field.strip_prefix(name));
+            value.and_then(|value| value.parse().ok())
+        };
+        let unreadable = || Error::new(fred::error::ErrorKind::Protocol, "CLIENT INFO names no sub= and psub=");
+        field("sub=").zip(field("psub=")).ok_or_else(unreadable)
+    }
+
+    /// Asks the server to answer.
     pub(super) async fn round_trip(&self) -> Result<(), Error> {
         let token = format!("{:016x}", fastrand::u64(..));
         let answer: String = self.client.ping(Some(token.clone())).await?;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use fanfare_protocol::Body;
 use fred::{
-    error::Error,
+    error::{Error, ErrorKind},
     interfaces::PubsubInterface as _,
     types::{Message, MessageKind, Value},
 };
@@ -17,7 +17,7 @@ use super::{
     session::{Connector, Session},
     table::{Names, Table},
 };
-use crate::{Interruption, Scope, backoff, body, outlet::Outlet, unreadable::UnreadableLog};
+use crate::{InterestId, Interruption, Scope, backoff, body, outlet::Outlet, unreadable::UnreadableLog};
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -34,6 +34,8 @@ pub(super) struct Subscriptions {
     pub(super) changes: tokio::sync::Mutex<()>,
     /// None while there is no connection that has subscribed to everything.
     pub(super) session: watch::Sender<Option<Arc<Session>>>,
+    /// What a call that was given up may have subscribed to. The next change ends it.
+    pub(super) leftover: Mutex<Names>,
 }
 
 pub(super) struct Subscriber {
@@ -41,6 +43,8 @@ pub(super) struct Subscriber {
     pub(super) shared: Arc<Subscriptions>,
     pub(super) outlet: Outlet,
     pub(super) unreadable: UnreadableLog,
+    /// Of the last few bodies, on the average.
+    pub(super) usual_bytes: u64,
 }
 
 impl Subscriber {
@@ -66,10 +70,14 @@ impl Subscriber {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let waiting = messages.len();
             let next = next(&mut self.outlet, messages);
             tokio::select! {
                 biased;
-                _ = tick.tick() => { self.outlet.recover(); }
+                _ = tick.tick() => {
+                    self.outlet.recover();
+                    self.outlet.held_back(waiting as u64 * self.usual_bytes);
+                }
                 message = next => match message {
                     Ok(message) => self.deliver(message),
                     Err(broadcast::error::RecvError::Lagged(_)) => {
@@ -97,6 +105,7 @@ impl Subscriber {
             Value::String(text) => text.into_inner(),
             other => return self.unreadable.note("redis", &format_args!("a value of kind {:?}", other.kind())),
         };
+        self.usual_bytes = (7 * self.usual_bytes + bytes.len() as u64) / 8;
         let body = Body::new(body::detach(bytes));
         let found = {
             let table = self.shared.table.lock().expect(UNPOISONED);
@@ -139,25 +148,42 @@ impl Subscriber {
 }
 
 impl Subscriptions {
+    /// Takes interests out of the table; what nobody wants any more is left over.
+    pub(super) fn give_up(&self, interests: &[InterestId]) {
+        let unwanted = self.table.lock().expect(UNPOISONED).remove(interests.iter().copied());
+        let mut leftover = self.leftover.lock().expect(UNPOISONED);
+        leftover.channels.extend(unwanted.channels);
+        leftover.patterns.extend(unwanted.patterns);
+    }
+
     async fn subscribe_again(&self, session: &Arc<Session>) -> Result<(), Error> {
         let _changing = self.changes.lock().await;
+        drop(std::mem::take(&mut *self.leftover.lock().expect(UNPOISONED)));
         let names = self.table.lock().expect(UNPOISONED).all();
-        subscribe(session, &names).await?;
+        subscribe(session, &names, names.count()).await?;
         self.session.send_replace(Some(Arc::clone(session)));
         Ok(())
     }
 }
 
-/// Subscribes and waits until the server has confirmed it.
-pub(super) async fn subscribe(session: &Session, names: &Names) -> Result<(), Error> {
+/// Subscribes and waits until the server has confirmed it: that this connection is subscribed to `expected` channels and
+/// patterns in all. The library takes a subscription for done when it is written, and may pass over its refusal.
+pub(super) async fn subscribe(session: &Session, names: &Names, expected: (usize, usize)) -> Result<(), Error> {
     for channels in names.channels.chunks(NAMES_PER_COMMAND) {
         session.client.subscribe(channels.to_vec()).await?;
     }
     for patterns in names.patterns.chunks(NAMES_PER_COMMAND) {
         session.client.psubscribe(patterns.to_vec()).await?;
     }
-    // The library takes a subscription for done when it is written.
-    session.round_trip().await
+    if session.subscriptions().await? == expected {
+        return Ok(());
+    }
+    let name = names.channels.iter().chain(&names.patterns).next().map_or("", String::as_str);
+    let reason = match names.count() {
+        (1, 0) | (0, 1) => format!("no permission to subscribe to {name:?}"),
+        (channels, patterns) => format!("no permission to subscribe to some of {} names", channels + patterns),
+    };
+    Err(Error::new(ErrorKind::Auth, reason))
 }
 
 /// Does not wait for the server.

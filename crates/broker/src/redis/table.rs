@@ -97,6 +97,11 @@ impl Table {
         }
     }
 
+    /// How many channels and patterns are subscribed to.
+    pub(super) fn count(&self) -> (usize, usize) {
+        (self.channels.len(), self.namespaces.len())
+    }
+
     /// For whom a message is that came by its channel.
     pub(super) fn by_channel(&self, name: &str, body: &Body) -> Vec<Publication> {
         let holders = self.channels.get(name).map(Vec::as_slice).unwrap_or_default();
@@ -124,7 +129,12 @@ impl Table {
 
 impl Names {
     pub(super) fn is_empty(&self) -> bool {
-        self.channels.is_empty() && self.patterns.is_empty()
+        self.count() == (0, 0)
+    }
+
+    /// How many channels and patterns.
+    pub(super) fn count(&self) -> (usize, usize) {
+        (self.channels.len(), self.patterns.len())
     }
 }
 

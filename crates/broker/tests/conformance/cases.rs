@@ -1,10 +1,13 @@
 //! What holds for all brokers.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
-use fanfare_broker::{BrokerError, Interest};
-use fanfare_testkit::wait_for;
+use fanfare_broker::{BrokerError, Interest, InterestId};
+use fanfare_testkit::{wait_for, wait_until};
 
 use crate::{
     fixture::{Fixture, SOON},
@@ -68,18 +71,22 @@ pub(crate) async fn keeps_the_order_of_each_channel<F: Fixture>() {
         }
         outside.flush().await;
     });
-    for node in &mut nodes {
-        let mut next: HashMap<(String, String), u64> = HashMap::new();
-        for _ in 0..2 * CHANNELS * EACH {
-            let (topic, channel, body) = node.delivered().await;
-            let next = next.entry((topic, channel)).or_default();
-            assert_eq!(number(&body), *next);
-            *next += 1;
-        }
-        assert_eq!(next.len() as u64, 2 * CHANNELS);
-        assert!(next.values().all(|next| *next == EACH));
-    }
+    let [one, two] = &mut nodes;
+    tokio::join!(expect_in_order(one, CHANNELS, EACH), expect_in_order(two, CHANNELS, EACH));
     publishing.await.unwrap();
+}
+
+/// By the channel's own interest and by the pattern, each number in its turn.
+async fn expect_in_order(node: &mut Node, channels: u64, each: u64) {
+    let mut next: HashMap<(String, String), u64> = HashMap::new();
+    for _ in 0..2 * channels * each {
+        let (topic, channel, body) = node.delivered().await;
+        let next = next.entry((topic, channel)).or_default();
+        assert_eq!(number(&body), *next);
+        *next += 1;
+    }
+    assert_eq!(next.len() as u64, 2 * channels);
+    assert!(next.values().all(|next| *next == each));
 }
 
 pub(crate) async fn isolates_tenants<F: Fixture>() {
@@ -158,32 +165,31 @@ pub(crate) async fn a_confirmed_interest_misses_nothing_and_a_removed_one_ends<F
     const ROUNDS: u64 = 60;
     let fixture = F::start().await;
     let mut node = Node::connect(&fixture).await;
-    let mut expected = Vec::new();
+    let came: Arc<Mutex<HashSet<InterestId>>> = Arc::default();
     let mut workers = Vec::new();
     for worker in 0..WORKERS {
-        let outside = fixture.outside().await;
-        let channel = if worker % 3 == 0 { "churn:*".to_owned() } else { format!("churn:{worker}") };
-        let interests: Vec<Interest> = (0..ROUNDS).map(|_| node.interest("acme", &channel)).collect();
+        let (outside, came) = (fixture.outside().await, Arc::clone(&came));
+        let (topic, own) = match worker % 3 {
+            0 => ("churn:*".to_owned(), format!("churn:p{worker}")),
+            _ => (format!("churn:{worker}"), format!("churn:{worker}")),
+        };
+        let interests: Vec<Interest> = (0..ROUNDS).map(|_| node.interest("acme", &topic)).collect();
         let broker = node.broker.clone();
-        expected.extend(interests.iter().map(|interest| interest.id));
         workers.push(tokio::spawn(async move {
             for interest in interests {
-                let own =
-                    if interest.topic.is_pattern() { format!("churn:p{worker}") } else { format!("churn:{worker}") };
                 broker.add_interests(std::slice::from_ref(&interest)).await.unwrap();
-                // From outside, the moment it is confirmed.
+                // From outside, the moment it is confirmed; it has to come by this very interest.
                 assert!(outside.publish("acme", &own, numbered(interest.id.0)).await);
                 outside.flush().await;
+                wait_until("the publication", SOON, || came.lock().unwrap().contains(&interest.id)).await;
                 broker.remove_interests(&[interest.id]).await;
             }
         }));
     }
-    // Each interest's own number has to come by it. A removed interest may still be told what was on its way.
-    let mut missing: std::collections::HashSet<_> = expected.into_iter().collect();
-    while !missing.is_empty() {
+    while (came.lock().unwrap().len() as u64) < WORKERS * ROUNDS {
         let publication = node.publication().await;
         if publication.interest.0 == number(&publication.body.bytes) {
-            missing.remove(&publication.interest);
+            came.lock().unwrap().insert(publication.interest);
         }
     }
     for worker in workers {
@@ -211,7 +217,7 @@ pub(crate) async fn interests_of_one_channel_are_independent<F: Fixture>() {
     assert_eq!(node.settle(&*outside).await.len(), 4);
     node.broker.remove_interests(&[ids[0], ids[2]]).await;
     // Those not held are passed over.
-    node.broker.remove_interests(&[ids[0], fanfare_broker::InterestId(u64::MAX)]).await;
+    node.broker.remove_interests(&[ids[0], InterestId(u64::MAX)]).await;
     node.settle(&*outside).await;
     publish("two").await;
     let delivered: Vec<String> = sorted(node.settle(&*outside).await).into_iter().map(|(topic, ..)| topic).collect();
@@ -260,7 +266,7 @@ pub(crate) async fn close_ends_everything<F: Fixture>() {
     assert!(matches!(publish, Err(BrokerError::Unavailable { .. })), "{publish:?}");
     let added = broker.add_interests(&[interest]).await;
     assert!(matches!(added, Err(BrokerError::Unavailable { .. })), "{added:?}");
-    broker.remove_interests(&[fanfare_broker::InterestId(1)]).await;
+    broker.remove_interests(&[InterestId(1)]).await;
     // Once more does nothing.
     broker.close().await;
     wait_for("the end of the connections", SOON, async || (fixture.connections().await == 0).then_some(())).await;

@@ -1,6 +1,6 @@
 //! A node, as a hub is one: it holds interests and reads events.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::Location, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fanfare_broker::{Broker, BrokerError, BrokerEvent, Events, Interest, InterestId, Publication, Publish, Scope};
@@ -59,22 +59,23 @@ impl Node {
 
     #[track_caller]
     pub(crate) fn event(&mut self) -> impl Future<Output = BrokerEvent> {
-        let caller = std::panic::Location::caller();
-        async move {
-            match timeout(SOON, self.events.recv()).await {
-                Ok(Some(event)) => event,
-                Ok(None) => panic!("the stream of events has ended (at {caller})"),
-                Err(_) => panic!("waited {SOON:?} in vain for an event (at {caller})"),
-            }
+        self.event_at(Location::caller())
+    }
+
+    async fn event_at(&mut self, caller: &'static Location<'static>) -> BrokerEvent {
+        match timeout(SOON, self.events.recv()).await {
+            Ok(Some(event)) => event,
+            Ok(None) => panic!("the stream of events has ended (at {caller})"),
+            Err(_) => panic!("waited {SOON:?} in vain for an event (at {caller})"),
         }
     }
 
     /// The next event, which has to be a publication.
     #[track_caller]
     pub(crate) fn publication(&mut self) -> impl Future<Output = Publication> {
-        let caller = std::panic::Location::caller();
+        let caller = Location::caller();
         async move {
-            match self.event().await {
+            match self.event_at(caller).await {
                 BrokerEvent::Publication(publication) => publication,
                 other => panic!("{other:?} instead of a publication (at {caller})"),
             }

@@ -137,7 +137,9 @@ async fn user_and_password() {
 
 #[tokio::test]
 async fn a_password_alone() {
-    let (server, _) = start(|server| server.line("requirepass secret")).await;
+    let (server, _) = start(|server| server).await;
+    server.command(&["CONFIG", "SET", "requirepass", "secret"]).await;
+    assert!(matches!(open(&anonymous(&server)).await, Err(BrokerError::Refused { .. })));
     works(&BrokerOptions::new(format!("redis://:secret@{}/0", server.address()))).await;
 }
 
@@ -154,16 +156,16 @@ async fn tls() {
 /// The rights that the adapter's documentation names are enough, and one that is missing is told.
 #[tokio::test]
 async fn an_acl_with_no_more_than_is_needed() {
-    let acl = "user node on >secret resetchannels &rt:pub:acme:* -@all +hello +ping +publish +subscribe +unsubscribe \
-               +psubscribe +punsubscribe +client|setname +client|id";
+    let acl = "user node on >secret resetchannels &rt:pub:acme:* &rt:pub:acme:a:* -@all +hello +ping +publish \
+               +subscribe +unsubscribe +psubscribe +punsubscribe +client|info +client|setname +client|id";
     let (server, _) = start(|server| server.line(acl)).await;
     let options = BrokerOptions::new(format!("redis://node:secret@{}", server.address()));
     works(&options).await;
     let mut node = Node::over(open(&options).await.unwrap());
     node.add("acme", "a:kept").await;
     for round in 0..5 {
-        for topic in ["a:b", "a:*"] {
-            let refused = [node.interest("acme", "a:also"), node.interest("other", topic)];
+        for (tenant, topic) in [("other", "a:b"), ("other", "a:*"), ("acme", "b:*")] {
+            let refused = [node.interest("acme", "a:also"), node.interest(tenant, topic)];
             let added = node.broker.add_interests(&refused).await;
             assert!(matches!(added, Err(BrokerError::Refused { .. })), "{added:?}");
         }
