@@ -106,12 +106,7 @@ In another terminal:
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-fn carry_out(
-    command: Option<Command>,
-    inputs: &Inputs,
-    out: &mut dyn io::Write,
-    err: &mut dyn io::Write,
-) -> Outcome {
+fn carry_out(command: Option<Command>, inputs: &Inputs, out: &mut dyn io::Write, err: &mut dyn io::Write) -> Outcome {
     let config = match Config::load(inputs) {
         Ok(config) => config,
         Err(problems) => {

@@ -46,7 +46,8 @@ enum OneOrMany {
 impl Claims {
     /// Reads the payload of a token whose signature was verified.
     pub(super) fn parse(payload: &[u8]) -> Result<Self, Refusal> {
-        serde_json::from_slice(payload).map_err(|error| unauthorized(format!("the token's claims are not valid: {error}")))
+        serde_json::from_slice(payload)
+            .map_err(|error| unauthorized(format!("the token's claims are not valid: {error}")))
     }
 
     /// What the claims allow. `wall` is the time since the Unix epoch, `now` the same moment on the node's clock.

@@ -10,3 +10,6 @@ pub use config::{AuthConfig, JwksConfig, KeyConfig, KeyMaterial, TokenPolicy};
 pub use jsonwebtoken::Algorithm;
 pub use keys::{KeyError, check_key};
 pub use verifier::Verifier;
+
+#[cfg(test)]
+mod tests;

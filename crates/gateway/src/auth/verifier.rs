@@ -118,7 +118,9 @@ impl Verifier {
                 break;
             }
             if token.is_signed_by(key) {
-                return Verdict::Known(token.claims().and_then(|claims| claims.grant(&self.policy, since_epoch(), now)));
+                return Verdict::Known(
+                    token.claims().and_then(|claims| claims.grant(&self.policy, since_epoch(), now)),
+                );
             }
         }
         // A shared secret never comes from a set, and where the named key is known, a set has nothing to add.
@@ -151,10 +153,12 @@ impl<'a> Token<'a> {
             return Err(no_token());
         }
         let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| no_token())?;
-        let header: Header<'_> =
-            serde_json::from_slice(&header).map_err(|_| unauthorized("the token's header is no JSON object with alg"))?;
+        let header: Header<'_> = serde_json::from_slice(&header)
+            .map_err(|_| unauthorized("the token's header is no JSON object with alg"))?;
         if header.crit.is_some() {
-            return Err(unauthorized("the token's header has crit, and no extension is known here (RFC 7515 section 4.1.11)"));
+            return Err(unauthorized(
+                "the token's header has crit, and no extension is known here (RFC 7515 section 4.1.11)",
+            ));
         }
         let refused = || unauthorized(format!("the token's algorithm {:?} is not allowed", shorten(&header.alg)));
         // `none` is not among the names that can be read.

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, num::NonZeroUsize, thread, time::Duration};
 
+use fanfare_broker::mask_url;
 use fanfare_protocol::Tenant;
 use fanfare_session::{Access, Namespace, NamespaceTable};
 
@@ -100,7 +101,7 @@ fn read_broker(reader: &mut Reader, development: bool) -> BrokerConfig {
         Some(found) => {
             let url = found.value.as_str().unwrap_or_default().to_owned();
             if let Err(allowed) = check::broker_url(&url) {
-                reader.problem_with("broker", check::mask_url(&url), &found, allowed);
+                reader.problem_with("broker", format!("{:?}", mask_url(&url)), &found, allowed);
             }
             url
         }
@@ -111,7 +112,7 @@ fn read_broker(reader: &mut Reader, development: bool) -> BrokerConfig {
             "memory:".into()
         }
     };
-    reader.effective.set("broker", check::mask_url(&url));
+    reader.effective.set("broker", mask_url(&url));
     BrokerConfig {
         url: Secret::new(url),
         user: reader.text("broker_options.user"),
@@ -241,4 +242,18 @@ fn read_log(reader: &mut Reader) -> LogConfig {
     reader.effective.set("log.level", level.as_str());
     let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     LogConfig { level, format: reader.choice("log.format", default.format, &words) }
+}
+
+/// Every key that is read, with one namespace and one entry of `auth.keys` as examples.
+#[cfg(test)]
+pub(super) fn known_keys() -> Vec<String> {
+    use figment::{
+        Figment, Provider as _,
+        providers::{Format as _, Toml},
+    };
+    let figment = Figment::from(Toml::string("[namespaces.example]\n[[auth.keys]]"));
+    let values = figment.data().unwrap().remove(&figment::Profile::Default).unwrap();
+    let mut reader = Reader::new(figment, values);
+    read(&mut reader);
+    reader.known().iter().cloned().collect()
 }

@@ -99,7 +99,7 @@ fn read_jwks(reader: &mut Reader) -> Option<JwksConfig> {
         (url.host().is_some() && (url.scheme() == "https" || plain)).then_some(Some(url))
     })?;
     // A password in it is not shown; it is sent as Basic authorization.
-    reader.effective.set("auth.jwks_url", super::check::mask_url(url.as_str()));
+    reader.effective.set("auth.jwks_url", fanfare_broker::mask_url(url.as_str()));
     Some(JwksConfig { url, refresh_min_interval, max_age })
 }
 

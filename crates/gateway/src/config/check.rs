@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use fanfare_broker::mask_url;
+
 use super::{
     Config,
     build::Attempted,
@@ -25,35 +27,24 @@ pub(super) fn contradictions(config: &Config, attempted: Attempted, reader: &mut
     sizes(config, reader);
 }
 
-/// Whether a URL names a broker that exists, else what is allowed.
+/// Whether a URL names a broker that exists, else what is allowed. In a list the first scheme holds for entries without one.
 pub(super) fn broker_url(url: &str) -> Result<(), String> {
     let refused = || format!("must be one of {BROKER_URLS}");
     if url == "memory:" {
         return Ok(());
     }
-    let parts: Vec<_> = url.split(',').map(str::trim).collect();
-    for part in &parts {
-        let parsed = url::Url::parse(part).map_err(|_| refused())?;
-        let nats = matches!(parsed.scheme(), "nats" | "tls");
-        let redis = matches!(parsed.scheme(), "redis" | "rediss") && parts.len() == 1;
-        if !(nats || redis) || parsed.host_str().is_none_or(str::is_empty) {
+    let (first, _) = url.split_once("://").ok_or_else(refused)?;
+    let entries: Vec<_> = url.split(',').map(str::trim).collect();
+    for entry in &entries {
+        let entry = if entry.contains("://") { (*entry).to_owned() } else { format!("{first}://{entry}") };
+        let parsed = url::Url::parse(&entry).map_err(|_| refused())?;
+        let nats = matches!(parsed.scheme(), "nats" | "tls") && matches!(first, "nats" | "tls");
+        let redis = matches!(parsed.scheme(), "redis" | "rediss") && entries.len() == 1;
+        if !(nats || redis) || parsed.host_str().is_none_or(str::is_empty) || parsed.query().is_some() {
             return Err(refused());
         }
     }
     Ok(())
-}
-
-/// A URL, or several separated by commas, without user, password and query.
-pub(super) fn mask_url(url: &str) -> String {
-    let mask = |part: &str| {
-        let (part, query) = part.split_once('?').map_or((part, ""), |(part, _)| (part, "?…"));
-        match (part.split_once("://"), part.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}{query}"),
-            (None, Some((_, host))) => format!("***@{host}{query}"),
-            _ => format!("{part}{query}"),
-        }
-    };
-    url.split(',').map(mask).collect::<Vec<_>>().join(",")
 }
 
 fn listeners(config: &Config, attempted: Attempted, reader: &mut Reader) {
@@ -124,16 +115,15 @@ fn broker(config: &Config, reader: &mut Reader) {
     let url = broker.url.expose();
     let is = |schemes: &[&str]| schemes.iter().any(|scheme| url.starts_with(scheme));
     let (nats, redis) = (is(&["nats:", "tls:"]), is(&["redis:", "rediss:"]));
-    let with_tls = is(&["tls:", "rediss:"]) || nats;
     let options = [
         ("user", broker.user.is_some(), nats || redis, "NATS and Redis"),
         ("password", broker.password.is_some(), nats || redis, "NATS and Redis"),
         ("token", broker.token.is_some(), nats, "NATS"),
         ("nkey_seed", broker.nkey_seed.is_some(), nats, "NATS"),
         ("credentials_file", broker.credentials_file.is_some(), nats, "NATS"),
-        ("tls_ca_file", broker.tls_ca_file.is_some(), with_tls, "nats://, tls:// and rediss://"),
-        ("tls_cert_file", broker.tls_cert_file.is_some(), with_tls, "nats://, tls:// and rediss://"),
-        ("tls_key_file", broker.tls_key_file.is_some(), with_tls, "nats://, tls:// and rediss://"),
+        ("tls_ca_file", broker.tls_ca_file.is_some(), nats || redis, "NATS and Redis"),
+        ("tls_cert_file", broker.tls_cert_file.is_some(), nats || redis, "NATS and Redis"),
+        ("tls_key_file", broker.tls_key_file.is_some(), nats || redis, "NATS and Redis"),
     ];
     for (name, given, fits, allowed) in options {
         if given && !fits {

@@ -164,7 +164,7 @@ impl Default for Limits {
             channels: 100_000,
             subscriptions: 1_000,
             pending_commands: 1_000,
-            malformed_frames: 10,
+            malformed_frames: 100,
             outbox_bytes: 1024 * 1024,
             outbox_frames: 8_192,
             message_bytes: limits::MESSAGE_BYTES,
@@ -254,3 +254,6 @@ impl From<&Config> for fanfare_broker::BrokerOptions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,7 +104,9 @@ pub(super) async fn measure(State(state): State<InternalState>, request: Request
 impl InternalState {
     async fn send(&self, publish: Result<Publish, ErrorBody>) -> Result<(), ErrorBody> {
         let result = match publish {
-            Ok(publish) => self.0.broker.publish(publish).await.map(|_| ()).map_err(|error| publishing::refusal(&error)),
+            Ok(publish) => {
+                self.0.broker.publish(publish).await.map(|_| ()).map_err(|error| publishing::refusal(&error))
+            }
             Err(error) => Err(error),
         };
         let word = match &result {
@@ -126,7 +128,10 @@ fn take(state: &InternalState, body: Result<Bytes, BytesRejection>) -> Result<By
     body.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             let limit = state.0.limits.body_bytes;
-            ApiError::new(ErrorCode::LimitExceeded, format!("the body has more than {limit} bytes (limits.api_body_bytes)"))
+            ApiError::new(
+                ErrorCode::LimitExceeded,
+                format!("the body has more than {limit} bytes (limits.api_body_bytes)"),
+            )
         } else {
             ApiError::bad_request(format!("the body could not be read: {}", rejection.body_text()))
         }

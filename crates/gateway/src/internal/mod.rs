@@ -120,7 +120,8 @@ async fn not_found() -> ApiError {
 }
 
 async fn method_not_allowed() -> ApiError {
-    let error = ApiError::new(ErrorCode::BadRequest, "this method is not allowed here: /api/* takes POST, the rest GET");
+    let error =
+        ApiError::new(ErrorCode::BadRequest, "this method is not allowed here: /api/* takes POST, the rest GET");
     error.with_status(StatusCode::METHOD_NOT_ALLOWED)
 }
 

@@ -24,8 +24,7 @@ pub(super) struct Fields<'a> {
     id: Option<String>,
     key: Option<String>,
     version: Option<u64>,
-    #[serde(default)]
-    exclude: Vec<String>,
+    exclude: Option<Vec<String>>,
     traceparent: Option<String>,
 }
 
@@ -82,7 +81,8 @@ pub(super) fn broadcast(body: &[u8], limits: ApiLimits) -> Result<Broadcast, Err
 }
 
 fn one(text: &str, limits: ApiLimits) -> Result<Publish, ErrorBody> {
-    let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| bad_request(format!("the body is not valid: {error}")))?;
+    let fields: Fields<'_> =
+        serde_json::from_str(text).map_err(|error| bad_request(format!("the body is not valid: {error}")))?;
     if fields.channels.is_some() {
         return Err(bad_request("channels is for /api/broadcast; here channel must be given"));
     }
@@ -96,7 +96,9 @@ fn one(text: &str, limits: ApiLimits) -> Result<Publish, ErrorBody> {
 fn tenant(name: Option<&str>) -> Result<Tenant, ErrorBody> {
     match name {
         None => Ok(Tenant::default()),
-        Some(name) => Tenant::parse(name).map_err(|reason| bad_request(format!("tenant {:?}: {reason}", shorten(name)))),
+        Some(name) => {
+            Tenant::parse(name).map_err(|reason| bad_request(format!("tenant {:?}: {reason}", shorten(name))))
+        }
     }
 }
 
@@ -118,7 +120,7 @@ fn write(fields: Fields<'_>, limits: ApiLimits) -> Result<Bytes, ErrorBody> {
         id: fields.id.map(Cow::Owned),
         key: fields.key.map(Cow::Owned),
         version: fields.version,
-        exclude: fields.exclude.into_iter().map(Cow::Owned).collect(),
+        exclude: fields.exclude.unwrap_or_default().into_iter().map(Cow::Owned).collect(),
         traceparent: fields.traceparent.map(Cow::Owned),
     };
     envelope.check().map_err(|error| refuse(&error))?;
@@ -135,7 +137,10 @@ fn check_count(name: &str, count: usize, limits: ApiLimits) -> Result<(), ErrorB
         return Ok(());
     }
     let code = if count == 0 { ErrorCode::BadRequest } else { ErrorCode::LimitExceeded };
-    Err(ErrorBody::new(code, format!("{name} has {count} entries; allowed are 1 to {} (limits.api_batch)", limits.batch)))
+    Err(ErrorBody::new(
+        code,
+        format!("{name} has {count} entries; allowed are 1 to {} (limits.api_batch)", limits.batch),
+    ))
 }
 
 fn refuse(error: &EnvelopeError) -> ErrorBody {
@@ -189,7 +194,7 @@ mod tests {
             text(&publish(body.as_bytes(), LIMITS).unwrap()).to_owned()
         };
         assert_eq!(of(""), r#"{"event":"e"}"#);
-        assert_eq!(of(r#","data":null"#), r#"{"event":"e","data":null}"#);
+        assert_eq!(of(r#","data":null,"exclude":null,"id":null"#), r#"{"event":"e","data":null}"#);
         assert_eq!(of(r#","data_base64":"AAE=""#), r#"{"event":"e","data":{"$bin":"AAE="}}"#);
     }
 
