@@ -70,14 +70,16 @@ impl Connector {
         let session = Arc::new(Session { client, ended: CancellationToken::new() });
         let (ended, closed) = (session.ended.clone(), self.closed.clone());
         self.tasks.spawn(async move {
-            tokio::select! {
-                _ = &mut connection.0 => {}
-                () = ended.cancelled() => {}
-                () = closed.cancelled() => {}
+            let has_ended = tokio::select! {
+                _ = &mut connection.0 => true,
+                () = ended.cancelled() => false,
+                () = closed.cancelled() => false,
+            };
+            if !has_ended {
+                connection.0.abort();
+                let _ = (&mut connection.0).await;
             }
-            connection.0.abort();
-            // Only then has everything that it received been handed out.
-            let _ = (&mut connection.0).await;
+            // Only now has everything that it received been handed out.
             ended.cancel();
         });
         Ok((session, messages))

@@ -114,7 +114,9 @@ pub(crate) async fn a_server_that_is_away<F: Server>() {
     let kept = node.add("acme", "away:kept").await;
     let removed = node.add("acme", "away:removed").await;
     fixture.stop().await;
+    let stopped = Instant::now();
     node.until(Wanted::Interrupted).await;
+    assert!(stopped.elapsed() < Duration::from_secs(2), "interrupted only after {:?}", stopped.elapsed());
     let refused = node.interest("acme", "away:new");
     // As soon as it is known, everything fails at once.
     wait_for("publishing to be refused", SOON, async || {

@@ -206,6 +206,7 @@ async fn a_subscriber_that_the_server_ends_is_back_at_once() {
     let (server, options) = start(|server| server).await;
     let mut node = Node::over(open(&options).await.unwrap());
     node.add_all("acme", &["a:b", "a:*"]).await;
+    let began = Instant::now();
     for round in 0..3 {
         assert_eq!(server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await, Reply::Integer(1));
         node.publish("a:b", numbered(99)).await.unwrap();
@@ -216,6 +217,8 @@ async fn a_subscriber_that_the_server_ends_is_back_at_once() {
             assert_eq!(number(&node.publication().await.body.bytes), round);
         }
     }
+    // Noticed by the connection's end, not only by a ping without an answer.
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
 /// The library overwrites what is not taken from it in time.
