@@ -3,7 +3,7 @@
 use std::{
     io::{self, Write as _},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -90,15 +90,24 @@ pub fn run() -> Outcome {
     carry_out(arguments.command, &inputs, &mut io::stdout(), &mut io::stderr())
 }
 
+/// The command line as a person here can type it: the one that was built beside this program, else by its name.
+fn command_line() -> String {
+    let beside = std::env::current_exe().ok().map(|own| own.with_file_name("fanfare")).filter(|path| path.exists());
+    let Some(path) = beside else { return "fanfare".into() };
+    let below_here = std::env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
+    below_here.unwrap_or(path).display().to_string()
+}
+
 /// Says how to try a node in development mode. On standard error: standard output belongs to the line that says it is ready.
 pub fn greet(public: SocketAddr, internal: SocketAddr) {
+    let fanfare = command_line();
     let text = format!(
         "
 Development mode: no authentication is configured, so only this machine is served.
-In another terminal:
+Try it in another terminal:
 
-  fanfare subscribe --url ws://{public}/ws project:1
-  fanfare publish --url http://{internal} project:1 hello '{{\"text\":\"Hello\"}}'
+  {fanfare} subscribe --url ws://{public}/ws project:1
+  {fanfare} publish --url http://{internal} project:1 hello '{{\"text\":\"Hello\"}}'
 
 "
     );

@@ -53,9 +53,15 @@ pub(crate) struct Options {
     /// The NATS subject.
     #[arg(long, default_value = "rt.pub.default.bench.1")]
     subject: String,
-    /// Control messages that each socket gets before the first event.
-    #[arg(long, default_value_t = 2)]
-    greetings: u64,
+    /// What a socket sends after its handshake, for servers that do not subscribe by path. `\\r` and `\\n` are read as such.
+    #[arg(long)]
+    hello: Option<String>,
+    /// What stands in every event and in nothing else: a frame may hold several events.
+    #[arg(long, default_value = "\"t\":")]
+    marker: String,
+    /// What stands in the answer to a subscription, which each socket waits for; empty: the handshake is enough.
+    #[arg(long, default_value = "system:subscribed")]
+    subscribed: String,
 }
 
 /// What the sockets have got.
@@ -77,6 +83,7 @@ pub(crate) fn run(options: &Options) -> Result<(), LoadError> {
 }
 
 async fn measure(options: &Options) -> Result<(), LoadError> {
+    let hello = options.hello.as_deref().map(|hello| hello.replace("\\r", "\r").replace("\\n", "\n"));
     let before_sockets = process::anonymous_bytes(options.pid)?;
     let received = Arc::new(Received::default());
     let epoch = Instant::now();
@@ -84,25 +91,31 @@ async fn measure(options: &Options) -> Result<(), LoadError> {
     let mut connecting = JoinSet::new();
     for number in 0..options.sockets {
         if connecting.len() == CONNECTING {
-            start_reader(&mut readers, connecting.join_next().await, &received, epoch)?;
+            start_reader(options, &mut readers, connecting.join_next().await, &received, epoch)?;
         }
         let host = 2 + (number / SOCKETS_PER_ADDRESS) as u8;
         let local = SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0));
         let (server, path) = (options.server, options.path.clone());
-        connecting.spawn(async move { Socket::connect(server, local, &path).await.map(|socket| (number, socket)) });
+        let (hello, subscribed) = (hello.clone(), options.subscribed.clone());
+        connecting.spawn(async move {
+            let mut socket = Socket::connect(server, local, &path).await?;
+            if let Some(hello) = hello {
+                socket.send(hello.as_bytes()).await?;
+            }
+            while !subscribed.is_empty() && count(socket.next().await?, subscribed.as_bytes()) == 0 {}
+            Ok((number, socket))
+        });
     }
     while let Some(joined) = connecting.join_next().await {
-        start_reader(&mut readers, Some(joined), &received, epoch)?;
+        start_reader(options, &mut readers, Some(joined), &received, epoch)?;
     }
-    let greetings = options.greetings * options.sockets as u64;
-    wait_for(&received, greetings, &mut readers).await?;
     let idle_bytes = process::anonymous_bytes(options.pid)?.saturating_sub(before_sockets);
 
     let mut publisher = Publisher::connect(options).await?;
     // The first round warms caches and buffers, and is not counted.
     publisher.publish(options, epoch).await?;
     let per_round = (options.burst * options.sockets) as u64;
-    let mut expected = greetings + per_round;
+    let mut expected = per_round;
     wait_for(&received, expected, &mut readers).await?;
     received.latencies.lock().expect("no reader panics while it holds it").clear();
 
@@ -120,6 +133,7 @@ async fn measure(options: &Options) -> Result<(), LoadError> {
 type Connected = Result<Result<(usize, Socket), LoadError>, tokio::task::JoinError>;
 
 fn start_reader(
+    options: &Options,
     readers: &mut JoinSet<LoadError>,
     joined: Option<Connected>,
     received: &Arc<Received>,
@@ -127,7 +141,7 @@ fn start_reader(
 ) -> Result<(), LoadError> {
     let Some(Ok(connected)) = joined else { return Err(LoadError::Failed("a connecting task panicked".into())) };
     let (number, mut socket) = connected?;
-    let received = received.clone();
+    let (received, marker) = (received.clone(), options.marker.clone().into_bytes());
     readers.spawn(async move {
         loop {
             match socket.next().await {
@@ -138,13 +152,21 @@ fn start_reader(
                         let latency = epoch.elapsed().saturating_sub(sent);
                         received.latencies.lock().expect("no reader panics while it holds it").push(latency);
                     }
-                    received.messages.fetch_add(1, Ordering::Relaxed);
+                    received.messages.fetch_add(count(message, &marker), Ordering::Relaxed);
                 }
                 Err(error) => return error,
             }
         }
     });
     Ok(())
+}
+
+/// How often `marker` stands in a message. An empty one counts the frame.
+fn count(message: &[u8], marker: &[u8]) -> u64 {
+    if marker.is_empty() {
+        return 1;
+    }
+    memchr::memmem::find_iter(message, marker).count() as u64
 }
 
 /// When the message was published: `"t":"…"` in its data, nanoseconds since the run began.

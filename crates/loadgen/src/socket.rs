@@ -59,6 +59,15 @@ impl Socket {
         }
     }
 
+    /// Sends a binary message of at most 125 bytes, masked with zeros, which is legal and changes nothing.
+    pub(crate) async fn send(&mut self, message: &[u8]) -> Result<(), LoadError> {
+        let length = u8::try_from(message.len()).ok().filter(|length| *length <= 125);
+        let length = length.ok_or_else(|| LoadError::Failed("a hello has at most 125 bytes".into()))?;
+        let mut frame = vec![0x82, 0x80 | length, 0, 0, 0, 0];
+        frame.extend_from_slice(message);
+        self.stream.write_all(&frame).await.map_err(LoadError::io("writing the hello"))
+    }
+
     async fn fill(&mut self) -> Result<(), LoadError> {
         self.buffer.drain(..self.start);
         self.start = 0;
