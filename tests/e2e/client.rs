@@ -71,10 +71,14 @@ impl Client {
 
     /// Waits for the reply to a command.
     pub(crate) async fn reply(&mut self, id: u64) -> Value {
+        let reply_in = |received: &Received| received.object().filter(|object| object["id"] == id);
+        if let Some(index) = self.waiting.iter().position(|received| reply_in(received).is_some()) {
+            return self.waiting.remove(index).as_ref().and_then(reply_in).expect("it was found there");
+        }
         loop {
             let received = self.receive(SOON).await;
-            match received.object() {
-                Some(object) if object["id"] == id => return object,
+            match reply_in(&received) {
+                Some(object) => return object,
                 None if received.is_end() => panic!("{received:?} instead of a reply\n{}", self.tail()),
                 _ => self.waiting.push_back(received),
             }
@@ -154,6 +158,10 @@ impl Client {
         loop {
             let received = Received::from_socket(self.socket.next().await);
             self.log.push(received.clone());
+            if matches!(received, Received::Close(_)) {
+                // The library answers a close with the next thing that it does. The node may be gone already.
+                let _ = self.socket.flush().await;
+            }
             if !matches!(received, Received::Ping | Received::Pong) {
                 return received;
             }

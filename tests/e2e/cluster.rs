@@ -2,9 +2,10 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use fanfare_testkit::wait_for;
 use futures_util::{StreamExt as _, future::join_all, stream};
 
-use crate::{broker::Broker, client::Client, handshake::TokenPlace, node::Node, publication::Publication};
+use crate::{SOON, broker::Broker, client::Client, handshake::TokenPlace, node::Node, publication::Publication};
 
 const CLIENTS: usize = 300;
 const EVENTS: usize = 120;
@@ -111,9 +112,13 @@ async fn everyone_gets_what_is_theirs(way: &str, nodes: &[Node], publish: impl A
     }
 
     let subscribed = clients.iter().filter(|(part, _)| *part == Part::Subscribed).count();
-    let metrics = join_all(nodes.iter().map(Node::metrics)).await;
-    let counted: f64 = metrics.iter().map(|metrics| metrics.sum("fanfare_deliveries_total")).sum();
-    assert_eq!(counted as usize, subscribed * EVENTS + 2 * CLIENTS);
+    let deliveries = subscribed * EVENTS + 2 * CLIENTS;
+    let counted = async || {
+        let metrics = join_all(nodes.iter().map(Node::metrics)).await;
+        let counted: f64 = metrics.iter().map(|metrics| metrics.sum("fanfare_deliveries_total")).sum();
+        (counted as usize == deliveries).then_some(())
+    };
+    wait_for(&format!("{deliveries} deliveries to be counted"), SOON, counted).await;
     println!(
         "{way}: {} nodes, {CLIENTS} clients connected in {connected:?}; {EVENTS} events to each of {subscribed} \
          subscribers in {delivered:?}; {} others got none of them",

@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     SOON,
     broker::Broker,
     client::Received,
     handshake::TokenPlace,
+    metrics::Metrics,
     node::Node,
     token::{claims, seconds_from_now, sign},
 };
@@ -52,8 +54,10 @@ async fn sigterm_says_goodbye_to_every_client() {
 
     let begun = Instant::now();
     let goodbyes = join_all(clients.iter_mut().map(|client| client.closed(4000)));
-    let (status, goodbyes, _) = tokio::join!(node.stop(Duration::from_secs(10)), goodbyes, anonymous.closed(4000));
-    println!("SIGTERM: {CLIENTS} clients told and closed, and the node ended with {status}, in {:?}", begun.elapsed());
+    let (status, goodbyes, _) = tokio::join!(node.stop(SOON), goodbyes, anonymous.closed(4000));
+    let took = begun.elapsed();
+    println!("SIGTERM: {CLIENTS} clients told and closed, and the node ended with {status}, in {took:?}");
+    assert!(took < Duration::from_secs(4), "it waited for someone: {took:?}");
     assert_eq!(status.code(), Some(0), "{}", node.process().log());
     for messages in goodbyes {
         let [draining] = &messages[..] else { panic!("{messages:?}") };
@@ -70,9 +74,39 @@ async fn sigterm_does_not_wait_for_clients_for_ever() {
     let deaf = node.client().connect("acme", "deaf", TokenPlace::Header).await;
     let begun = Instant::now();
     let status = node.stop(SOON).await;
-    println!("SIGTERM with a deaf client and a deadline of 500 ms: {status} in {:?}", begun.elapsed());
-    assert!(status.code().is_some(), "it ended by itself: {status}");
+    let took = begun.elapsed();
+    println!("SIGTERM with a deaf client and a deadline of 500 ms: {status} in {took:?}");
+    assert_eq!(status.code(), Some(1), "it ended by itself, and says that it had to cut someone");
+    assert!((Duration::from_millis(500)..Duration::from_secs(4)).contains(&took), "{took:?}");
     drop(deaf);
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_clients_that_went() {
+    const CLIENTS: usize = 40;
+    let broker = Broker::redis().await;
+    let node = Node::builder(&broker.url()).set("timeouts.linger", "100ms").start().await;
+    let connecting = (0..CLIENTS).map(async |index| {
+        let handshake = node.client();
+        let mut client = handshake.connect("acme", &format!("user{index}"), TokenPlace::Header).await;
+        client.subscribe(&format!("project:{}", index % 7)).await;
+        client.subscribe("project:*").await;
+        client
+    });
+    let clients = join_all(connecting).await;
+    let gauges = [("connections", 40.0), ("sessions", 40.0), ("subscriptions", 80.0), ("channels", 8.0)];
+    let are = |metrics: &Metrics, share: f64| {
+        gauges.iter().all(|(gauge, value)| metrics.sum(&format!("fanfare_{gauge}")) == value * share)
+    };
+    node.wait_for_metrics("everything to be counted", |metrics| are(metrics, 1.0)).await;
+    for (index, mut client) in clients.into_iter().enumerate() {
+        // Half of them say goodbye, which is answered; the others are just gone.
+        if index % 2 == 0 {
+            client.send_message(Message::Close(None)).await;
+            assert!(matches!(client.next().await, Received::Close(_)));
+        }
+    }
+    node.wait_for_metrics("nothing to be left", |metrics| are(metrics, 0.0)).await;
 }
 
 #[tokio::test]
@@ -107,7 +141,7 @@ async fn a_token_that_is_not_refreshed_ends_the_session() {
     node.publish("acme", "project:1", r#"{"event":"still here"}"#).await;
     assert_eq!(staying.publication().await.event, "still here");
     let metrics = node.metrics().await;
-    assert_eq!(metrics.labelled("fanfare_disconnections_total", "code", "4003"), 1.0, "{metrics:?}");
+    assert_eq!(metrics.labelled("fanfare_disconnections_total", "code", "token_expired"), 1.0, "{metrics:?}");
 }
 
 #[tokio::test]
@@ -152,7 +186,7 @@ async fn silent_clients_are_pinged_and_dead_ones_closed() {
     assert!(pings >= 2, "{pings}");
 
     node.wait_for_metrics("the close of the deaf one", |metrics| {
-        metrics.labelled("fanfare_disconnections_total", "code", "4002") >= 2.0
+        metrics.labelled("fanfare_disconnections_total", "code", "ping_timeout") >= 2.0
     })
     .await;
     assert!(deaf.closed(4002).await.is_empty());

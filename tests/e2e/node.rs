@@ -1,15 +1,24 @@
 //! A node: the program itself, as a process of its own.
 
-use std::{fs, net::SocketAddr, process::ExitStatus, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    process::ExitStatus,
+    time::{Duration, Instant},
+};
 
 use fanfare_testkit::{Process, wait_for};
 use serde::Deserialize;
+use tokio::time::sleep;
 use toml::{Table, Value};
 
 use crate::{SOON, handshake::Handshake, metrics::Metrics, token};
 
 /// The key of the internal API.
 pub(crate) const API_KEY: &str = "an-api-key-of-the-tests";
+
+/// How often metrics are looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A running `fanfare-gateway`. It ends with its owner.
 pub(crate) struct Node {
@@ -95,6 +104,11 @@ impl Node {
         self.public
     }
 
+    /// Where the API, metrics and health are.
+    pub(crate) fn internal(&self) -> SocketAddr {
+        self.internal
+    }
+
     /// Begins the handshake of a client.
     pub(crate) fn client(&self) -> Handshake {
         Handshake::new(self.public)
@@ -152,9 +166,17 @@ impl Node {
         (response.status().as_u16(), response.text().await.expect("a body of text"))
     }
 
-    /// Waits until it counts as said, and gives what it counts then.
-    pub(crate) async fn wait_for_metrics(&self, what: &str, condition: impl Fn(&Metrics) -> bool) -> Metrics {
-        wait_for(what, SOON, async || Some(self.metrics().await).filter(&condition)).await
+    /// Waits until it counts as said. Some of it is counted some time after it has happened.
+    pub(crate) async fn wait_for_metrics(&self, what: &str, condition: impl Fn(&Metrics) -> bool) {
+        let begun = Instant::now();
+        loop {
+            let metrics = self.metrics().await;
+            if condition(&metrics) {
+                return;
+            }
+            assert!(begun.elapsed() < SOON, "waited {SOON:?} in vain for {what}: {metrics:#?}");
+            sleep(POLL_INTERVAL).await;
+        }
     }
 }
 

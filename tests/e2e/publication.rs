@@ -1,6 +1,6 @@
 //! A publication as a client gets it.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 /// A publication, with its `data` as it was written.
@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 pub(crate) struct Publication {
     pub(crate) event: String,
     pub(crate) channel: String,
+    #[serde(default, deserialize_with = "present")]
     data: Option<Box<RawValue>>,
     /// Milliseconds since the Unix epoch.
     pub(crate) timestamp: u64,
@@ -24,4 +25,9 @@ impl Publication {
     pub(crate) fn data(&self) -> &str {
         self.data.as_ref().map_or("", |raw| raw.get())
     }
+}
+
+/// `null` is data, too.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::deserialize(deserializer).map(Some)
 }

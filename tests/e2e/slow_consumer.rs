@@ -1,6 +1,7 @@
 //! A client that does not read: it is closed, and nobody else is kept waiting.
 
 use std::{
+    fmt,
     ops::Range,
     time::{Duration, Instant},
 };
@@ -8,7 +9,7 @@ use std::{
 use fanfare_testkit::wait_until;
 use futures_util::{StreamExt as _, future::join_all, stream};
 use serde_json::json;
-use tokio::{net::TcpStream, task::JoinSet};
+use tokio::{net::TcpStream, sync::Mutex, task::JoinSet};
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 
 use crate::{
@@ -33,9 +34,13 @@ const EVENT_INTERVAL: Duration = Duration::from_millis(125);
 const DATA_BYTES: usize = 4 * 1024;
 /// Enough for the outbox (32 KiB) and what the kernel holds.
 const EVENTS_PER_PHASE: usize = 24;
-/// Phases without and with a slow client take turns, so that a busy machine is busy for both.
-const ROUNDS: usize = 3;
+/// Phases without and with a slow client take turns, so that a busy machine is busy for both. What counts is the median
+/// of the rounds: a burst of somebody else's work hits one phase of one round.
+const ROUNDS: usize = 5;
 const READERS: usize = 1_000;
+
+/// The machine is one at a time's.
+static MACHINE: Mutex<()> = Mutex::const_new(());
 
 /// One latency, of one event at one reader.
 struct Sample {
@@ -45,6 +50,7 @@ struct Sample {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_others_go_on() {
+    let _alone = MACHINE.lock().await;
     let broker = Broker::nats().await;
     let node = Node::builder(&broker.url())
         .set("limits.publication_bytes", "8KiB")
@@ -87,22 +93,22 @@ async fn a_thousand_others_go_on() {
     let samples: Vec<Sample> = readers.join_all().await.into_iter().flatten().collect();
     assert_eq!(samples.len(), READERS * published, "every reader got every event");
 
-    let (without, with) = (percentiles(&samples, &without), percentiles(&samples, &with));
+    let (without, with) = (Latencies::of(&samples, &without), Latencies::of(&samples, &with));
     println!(
-        "{READERS} readers, {:?} between events of {DATA_BYTES} bytes, {ROUNDS} times {EVENTS_PER_PHASE} events each: \
-         without a slow client p50 {:?}, p99 {:?}; with one p50 {:?}, p99 {:?}",
-        EVENT_INTERVAL, without.p50, without.p99, with.p50, with.p99,
+        "{READERS} readers, {DATA_BYTES} bytes every {EVENT_INTERVAL:?}, {ROUNDS} rounds of {EVENTS_PER_PHASE} events \
+         each:\n  without a slow client {without}\n  with a slow client    {with}"
     );
     let metrics = node.metrics().await;
-    assert_eq!(metrics.labelled("fanfare_disconnections_total", "code", "4001"), ROUNDS as f64, "{metrics:?}");
+    assert_eq!(metrics.labelled("fanfare_disconnections_total", "code", "slow_consumer"), ROUNDS as f64, "{metrics:?}");
     assert_memory_is_back(&node, before, peak).await;
-    assert!(with.p99 <= 2 * without.p99, "p99 {:?} with a slow client, {:?} without", with.p99, without.p99);
+    assert!(with.median_p99() <= 2 * without.median_p99(), "without a slow client {without}, with one {with}");
 }
 
 #[tokio::test]
 async fn many_slow_clients_give_their_memory_back() {
     const CLIENTS: usize = 40;
     const CHUNK_BYTES: usize = 60 * 1024;
+    let _alone = MACHINE.lock().await;
     let node = Node::start("memory:").await;
     let channels: Vec<_> = (0..CLIENTS).map(|index| format!("project:slow{index}")).collect();
     let body = json!({
@@ -231,16 +237,42 @@ impl Publisher<'_> {
     }
 }
 
-struct Percentiles {
+/// Of the rounds, each with all its samples.
+struct Latencies {
     p50: Duration,
     p99: Duration,
+    /// Of each round, in order of size.
+    p99_by_round: Vec<Duration>,
 }
 
-/// Of the samples of these events.
-fn percentiles(samples: &[Sample], phases: &[Range<usize>]) -> Percentiles {
-    let chosen = samples.iter().filter(|sample| phases.iter().any(|phase| phase.contains(&sample.event)));
-    let mut latencies: Vec<_> = chosen.map(|sample| sample.latency).collect();
+impl Latencies {
+    /// Of the samples of these events, which are rounds.
+    fn of(samples: &[Sample], rounds: &[Range<usize>]) -> Self {
+        let mut by_round: Vec<Vec<Duration>> = rounds
+            .iter()
+            .map(|round| samples.iter().filter(|sample| round.contains(&sample.event)).map(|sample| sample.latency))
+            .map(Iterator::collect)
+            .collect();
+        let mut p99_by_round: Vec<_> = by_round.iter_mut().map(|round| percentile(round, 99)).collect();
+        p99_by_round.sort_unstable();
+        let mut all = by_round.concat();
+        Self { p50: percentile(&mut all, 50), p99: percentile(&mut all, 99), p99_by_round }
+    }
+
+    fn median_p99(&self) -> Duration {
+        self.p99_by_round[self.p99_by_round.len() / 2]
+    }
+}
+
+impl fmt::Display for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { p50, p99, p99_by_round } = self;
+        let median = self.median_p99();
+        write!(f, "p50 {p50:.1?}, p99 {p99:.1?}; p99 of the median round {median:.1?} of {p99_by_round:.1?}")
+    }
+}
+
+fn percentile(latencies: &mut [Duration], percent: usize) -> Duration {
     latencies.sort_unstable();
-    let at = |share: f64| latencies[(latencies.len() as f64 * share) as usize];
-    Percentiles { p50: at(0.50), p99: at(0.99) }
+    latencies[latencies.len() * percent / 100]
 }

@@ -21,6 +21,11 @@ use crate::{
 impl Shard {
     /// Does all that the connection's session asks for now.
     pub(super) fn carry_out(&self, state: &mut ShardState, index: usize, now: Time) {
+        let connection = &mut state.connections[index];
+        if !connection.counted && connection.session.as_ref().is_some_and(|session| session.tenant().is_some()) {
+            connection.counted = true;
+            state.metrics.session_began();
+        }
         while let Some(action) = state.session(index).and_then(|session| session.poll_action()) {
             match action {
                 Action::Authenticate { op, token } => self.authenticate(state, index, now, op, token),
@@ -72,6 +77,9 @@ impl Shard {
     /// Gives back what the session holds at the hub. The connection may go on to write what waits.
     pub(super) fn end_session(&self, state: &mut ShardState, index: usize) {
         let Some(session) = state.connections[index].session.take() else { return };
+        if std::mem::take(&mut state.connections[index].counted) {
+            state.metrics.session_ended();
+        }
         if let Some(tenant) = session.tenant() {
             let id = state.id(index);
             for topic in session.topics() {

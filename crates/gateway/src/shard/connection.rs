@@ -27,6 +27,8 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// The socket took less than there was; its waker is registered for more room.
     pub(super) blocked: bool,
+    /// Its session is connected, and counted.
+    pub(super) counted: bool,
     pub(super) state: State,
     pub(super) generation: u32,
     /// The last publication of several topics that it got, so that it gets each once.
@@ -75,6 +77,7 @@ impl Connection {
             variant,
             dirty: false,
             blocked: false,
+            counted: false,
             state: State::Open,
             generation,
             stamp: 0,

@@ -9,6 +9,7 @@ use crate::{telemetry::metrics as names, websocket::ProtocolError};
 pub(super) struct ShardMetrics {
     connections: Gauge,
     connections_total: Counter,
+    sessions: Gauge,
     pub(super) slow_consumers: Counter,
     deliveries_total: Counter,
     delivered_bytes_total: Counter,
@@ -26,6 +27,7 @@ impl ShardMetrics {
         Self {
             connections: gauge!(names::CONNECTIONS),
             connections_total: counter!(names::CONNECTIONS_TOTAL),
+            sessions: gauge!(names::SESSIONS),
             slow_consumers: counter!(names::SLOW_CONSUMERS_TOTAL),
             deliveries_total: counter!(names::DELIVERIES_TOTAL),
             delivered_bytes_total: counter!(names::DELIVERED_BYTES_TOTAL),
@@ -44,6 +46,14 @@ impl ShardMetrics {
 
     pub(super) fn disconnected(&mut self) {
         self.connections.decrement(1);
+    }
+
+    pub(super) fn session_began(&mut self) {
+        self.sessions.increment(1);
+    }
+
+    pub(super) fn session_ended(&mut self) {
+        self.sessions.decrement(1);
     }
 
     pub(super) fn closed(&mut self, code: CloseCode) {
