@@ -89,7 +89,8 @@ impl Reader {
     }
 
     /// The names of the tables and values below a key: what an operator may name freely.
-    pub(super) fn names(&self, key: &str) -> Vec<String> {
+    pub(super) fn names(&mut self, key: &str) -> Vec<String> {
+        self.known.insert(key.into());
         match find(&self.values, key) {
             Some(Value::Dict(_, dict)) => dict.keys().cloned().collect(),
             _ => Vec::new(),
@@ -286,7 +287,9 @@ impl Reader {
         for (key, value) in rest {
             let table = key.rsplit_once('.').map_or("", |(table, _)| table);
             let is_table = self.known.iter().any(|known| known.starts_with(&format!("{key}.")));
-            let text = if is_table {
+            let text = if self.known.contains(&key) {
+                "must be a table".into()
+            } else if is_table {
                 format!("must be a table; its keys are {}", self.keys_of(&key))
             } else {
                 let allowed = self.keys_of(table);

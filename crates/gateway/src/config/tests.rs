@@ -192,6 +192,7 @@ fn a_table_is_needed_where_there_are_keys_below() {
         problems("log = \"info\"", &[]),
         ["log (file fanfare.toml): must be a table; its keys are format, level"]
     );
+    assert_eq!(problems("namespaces = 5", &[]), ["namespaces (file fanfare.toml): must be a table"]);
 }
 
 #[test]
@@ -421,6 +422,24 @@ fn every_key_is_described_in_the_documentation() {
     }
     for metric in crate::telemetry::metrics::ALL {
         assert!(docs.contains(&format!("`{}`", metric.name)), "docs/operations.md does not describe `{}`", metric.name);
+    }
+}
+
+/// The default in a row of docs/operations.md, in the form of `config --print`: `1 MiB` is 1MiB, `19,000` is 19000.
+fn documented_default(docs: &str, key: &str) -> String {
+    let row = docs.lines().find(|line| line.starts_with(&format!("| `{key}` |"))).unwrap();
+    row.split('|').nth(2).unwrap().replace([' ', ',', '`'], "")
+}
+
+#[test]
+fn the_defaults_in_the_documentation_are_the_defaults() {
+    let docs = include_str!("../../../../docs/operations.md");
+    let printed: toml::Table = Config::development().to_toml().parse().unwrap();
+    for table in ["limits", "timeouts"] {
+        for (name, value) in printed[table].as_table().unwrap() {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            assert_eq!(documented_default(docs, &format!("{table}.{name}")), value, "{table}.{name}");
+        }
     }
 }
 
