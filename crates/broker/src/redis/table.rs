@@ -72,17 +72,15 @@ impl Table {
     pub(super) fn remove(&mut self, interests: impl IntoIterator<Item = InterestId>) -> Names {
         let mut unwanted = Names::default();
         for id in interests {
-            match self.held.remove(&id) {
-                None => {}
-                Some(Name::Channel(name)) => {
-                    if drop_holder(self.channels.entry(name.clone()), |holder| *holder == id) {
-                        unwanted.channels.push(name.into());
-                    }
+            let Some(name) = self.held.remove(&id) else { continue };
+            match name {
+                Name::Channel(name) => {
+                    let last = drop_holder(self.channels.entry(name.clone()), |holder| *holder == id);
+                    unwanted.channels.extend(last.then(|| name.into()));
                 }
-                Some(Name::Namespace(name)) => {
-                    if drop_holder(self.namespaces.entry(name.clone()), |(_, holder)| *holder == id) {
-                        unwanted.patterns.push(format!("{name}*"));
-                    }
+                Name::Namespace(name) => {
+                    let last = drop_holder(self.namespaces.entry(name.clone()), |(_, holder)| *holder == id);
+                    unwanted.patterns.extend(last.then(|| format!("{name}*")));
                 }
             }
         }

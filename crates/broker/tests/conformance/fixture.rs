@@ -32,6 +32,12 @@ pub(crate) trait Fixture: Sized + Send + Sync + 'static {
 pub(crate) trait Server: Fixture {
     fn stop(&self) -> impl Future<Output = ()> + Send;
 
+    /// Freezes it: its sockets stay open, and nobody answers.
+    fn pause(&self);
+
+    /// Lets it go on.
+    fn resume(&self);
+
     /// Starts it where it was.
     fn restart(&self) -> impl Future<Output = ()> + Send;
 }
@@ -41,6 +47,16 @@ pub(crate) trait Server: Fixture {
 pub(crate) trait Outside: Send + Sync {
     /// Publishes and goes on; false where it knows that it failed.
     async fn publish(&self, tenant: &str, channel: &str, body: Bytes) -> bool;
+
+    /// Publishes many in a row.
+    async fn publish_all(&self, tenant: &str, channel: &str, bodies: Vec<Bytes>) -> bool {
+        for body in bodies {
+            if !self.publish(tenant, channel, body).await {
+                return false;
+            }
+        }
+        true
+    }
 
     /// Returns when the server has all that was published.
     async fn flush(&self);

@@ -9,8 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfare_broker::{BrokerError, InterestId, Publication};
+use fanfare_broker::{BrokerError, BrokerEvent, InterestId, Publication};
 use fanfare_testkit::wait_for;
+use tokio::time::timeout;
 
 use crate::{
     fixture::{SOON, Server},
@@ -150,6 +151,24 @@ pub(crate) async fn a_server_that_is_away<F: Server>() {
     assert_eq!(node.settle(&*outside).await, []);
     node.broker.add_interests(&[refused]).await.unwrap();
     wait_for("two subscriptions", SOON, async || (fixture.subscriptions().await == 2).then_some(())).await;
+}
+
+/// Nothing tells the node that its server is gone but the answers that do not come.
+pub(crate) async fn a_server_that_is_frozen<F: Server>() {
+    const NOTICED: Duration = Duration::from_secs(25);
+    let fixture = F::start().await;
+    let mut node = Node::connect(&fixture).await;
+    node.add("acme", "frozen:a").await;
+    fixture.pause();
+    timeout(NOTICED, async { while !matches!(node.events.recv().await, Some(BrokerEvent::Interrupted(_))) {} })
+        .await
+        .expect("a frozen server is noticed");
+    fixture.resume();
+    node.until(Wanted::Resumed).await;
+    let outside = fixture.outside().await;
+    assert!(outside.publish("acme", "frozen:a", numbered(1)).await);
+    assert_eq!(number(&node.publication().await.body.bytes), 1);
+    node.close().await;
 }
 
 pub(crate) async fn closes_while_the_server_is_away<F: Server>() {

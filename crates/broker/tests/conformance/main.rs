@@ -1,5 +1,8 @@
 //! What every adapter has to do, checked on real servers: one suite, written once in `cases`, run for each adapter.
 
+#![allow(clippy::unwrap_used)] // a case that cannot go on has failed
+#![allow(clippy::print_stdout)] // what was measured
+
 mod cases;
 mod fixture;
 mod interruption;
@@ -45,6 +48,7 @@ macro_rules! every_server {
         crate::conformance!($fixture:
             interruption::a_server_that_restarts_under_load,
             interruption::a_server_that_is_away,
+            interruption::a_server_that_is_frozen,
             interruption::closes_while_the_server_is_away,
         );
     };

@@ -50,6 +50,14 @@ impl Server for NatsFixture {
         self.0.stop().await;
     }
 
+    fn pause(&self) {
+        self.0.pause();
+    }
+
+    fn resume(&self) {
+        self.0.resume();
+    }
+
     async fn restart(&self) {
         self.0.restart().await;
     }

@@ -60,6 +60,14 @@ impl Server for RedisFixture {
         self.0.stop().await;
     }
 
+    fn pause(&self) {
+        self.0.pause();
+    }
+
+    fn resume(&self) {
+        self.0.resume();
+    }
+
     async fn restart(&self) {
         self.0.restart().await;
     }
@@ -88,6 +96,16 @@ impl Outside for Plain {
     async fn publish(&self, tenant: &str, channel: &str, body: Bytes) -> bool {
         let name = self.names.publish(&Tenant::parse(tenant).unwrap(), &Channel::parse(channel).unwrap());
         self.client.publish::<Value, _, _>(name, Value::Bytes(body)).await.is_ok()
+    }
+
+    /// In one pipeline: one answer after the other would take long.
+    async fn publish_all(&self, tenant: &str, channel: &str, bodies: Vec<Bytes>) -> bool {
+        let name = self.names.publish(&Tenant::parse(tenant).unwrap(), &Channel::parse(channel).unwrap());
+        let pipeline = self.client.pipeline();
+        for body in bodies {
+            pipeline.publish::<(), _, _>(name.clone(), Value::Bytes(body)).await.unwrap();
+        }
+        pipeline.all::<Vec<i64>>().await.is_ok()
     }
 
     /// Every publication was answered already.
@@ -230,8 +248,7 @@ async fn what_the_library_overwrites_is_told() {
     let outside = Plain::connect(&server).await;
     let (mut next, mut last, mut told) = (0, None, 0);
     wait_for("an interruption", SOON, async || {
-        let publishing = (next..next + 200).map(|number| outside.publish("acme", "a:b", numbered(number)));
-        futures_util::future::join_all(publishing).await;
+        assert!(outside.publish_all("acme", "a:b", (next..next + 200).map(numbered).collect()).await);
         next += 200;
         let mut interrupted = false;
         while let Ok(event) = node.events.try_recv() {
