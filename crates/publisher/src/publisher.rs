@@ -24,7 +24,7 @@ use crate::{
 
 /// Publishes events, over NATS, Redis or the HTTP API of a node.
 ///
-/// It has one connection and is cheap to clone; clones share connection and window. All methods may be called at the
+/// It is cheap to clone; clones share connection and window. All methods may be called at the
 /// same time. See the [crate's page](crate) for what it promises.
 #[derive(Clone)]
 pub struct Publisher {

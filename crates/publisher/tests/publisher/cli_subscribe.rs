@@ -26,14 +26,14 @@ async fn events_are_printed_line_by_line_and_everything_else_goes_to_standard_er
     assert_eq!(session.read().await, json!({ "type": "pong" }));
     session.send(r#"{"something":"new"}"#).await;
     session.send("nonsense").await;
-    session.send(r#"{"event":"y","channel":"user:b","data":null}"#).await;
+    session.send(r#"{"event":"y","channel":"user:b","data":null,"id":"publication"}"#).await;
     assert!(session.closed_by_client().await);
     let ended = end(child).await;
     assert_eq!(ended.code, 0, "{ended:?}");
     assert_eq!(
         ended.stdout,
         "{\"event\":\"x\",\"channel\":\"project:a\",\"data\":{    \"n\": 1.50}}\n\
-         {\"event\":\"y\",\"channel\":\"user:b\",\"data\":null}\n"
+         {\"event\":\"y\",\"channel\":\"user:b\",\"data\":null,\"id\":\"publication\"}\n"
     );
     assert!(ended.stderr.contains("system:gap") && !ended.stderr.contains("system:ping"), "{ended:?}");
 }

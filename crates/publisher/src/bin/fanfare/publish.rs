@@ -24,14 +24,17 @@ const LINES_AT_ONCE: usize = 256;
 
 const EXAMPLES: &str = r#"Examples:
   fanfare publish project:clx123 project:funded '{"currentAmount": 75000}'
-  fanfare publish project:clx123 project:funded '{"currentAmount": 75000}' --id payment-8812 --key clx123
-  tail -f events.ndjson | fanfare publish project:clx123 project:changed -
-  fanfare publish project:clx123 project:changed --file events.ndjson --tenant acme
+  fanfare publish project:clx123 project:funded 1 --id payment-8812 --key clx123
   fanfare publish project:clx123 project:funded 1 --url nats://127.0.0.1:4222
+  fanfare publish project:clx123 project:changed --file events.ndjson
+  tail -f events.ndjson | fanfare publish project:clx123 project:changed -
 
-Of one event it prints {"channel":…,"id":…}; of lines {"accepted":…,"refused":…,"not_accepted":…,"unknown":…}.
-Lines are published in order. A line that is refused is told and passed over; when nobody accepts lines any more within
-the deadline, it stops and says at which line to go on."#;
+Of one event it prints {"channel":…,"id":…}, of lines
+{"accepted":…,"refused":…,"not_accepted":…,"unknown":…}.
+
+Lines are published in order. A line that is refused is told and passed over.
+When nobody accepts lines any more within the deadline, it stops and says at
+which line."#;
 
 /// Publish an event, or one event for each line of a file or of standard input.
 #[derive(Args)]
@@ -137,7 +140,7 @@ fn source(arguments: &Arguments) -> Result<Source, Failed> {
 async fn connect(arguments: &Arguments) -> Result<Publisher, Failed> {
     let mut builder = Builder::new().tenant(&arguments.tenant).deadline(arguments.deadline);
     // The variable may be set for other calls.
-    if let Some(key) = arguments.api_key.as_ref().filter(|_| arguments.url.starts_with("http")) {
+    if let Some(key) = arguments.api_key.as_ref().filter(|key| !key.is_empty() && arguments.url.starts_with("http")) {
         builder = builder.api_key(key);
     }
     if let Some(prefix) = &arguments.prefix {

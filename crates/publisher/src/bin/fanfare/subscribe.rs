@@ -24,13 +24,15 @@ use crate::{exit, exit::Failed, output};
 const EXAMPLES: &str = "\
 Examples:
   fanfare subscribe project:clx123
-  fanfare subscribe project:clx123 user:alice --token \"$(fanfare token --sub alice --channel 'user:*' --allow subscribe)\"
   fanfare subscribe 'project:*' --url wss://rt.example.com/ws --count 10 | jq .data
   fanfare subscribe project:clx123 --count 1 --timeout 10s || echo 'nothing came'
+  export FANFARE_TOKEN=$(fanfare token --sub a --channel 'user:*' --allow subscribe)
+  fanfare subscribe user:a project:clx123
 
-Each event is one line of JSON. What the node says itself (system:…) goes to standard error. After a break it connects
-again by itself, unless the node says that this is of no use (close codes 4500 to 4999); events may be missed then, which
-is told on standard error.";
+Each event is one line of JSON. What the node itself says (system:…) goes to
+standard error. After a break it connects again by itself, unless the node says
+that this is of no use (close codes 4500 to 4999). Events may be missed until
+then, which is told on standard error.";
 
 /// Print the events of channels as they come, one line of JSON each.
 #[derive(Args)]
@@ -144,7 +146,7 @@ impl Subscriber {
         let (mut socket, _) = tokio_tungstenite::connect_async(&self.arguments.url).await?;
         // Both at once: nobody has to wait a round trip.
         let mut connect = json!({ "id": CONNECT, "type": "connect" });
-        if let Some(token) = &self.arguments.token {
+        if let Some(token) = self.arguments.token.as_ref().filter(|token| !token.is_empty()) {
             connect["token"] = json!(token);
         }
         let subscribe = json!({ "id": SUBSCRIBE, "type": "subscribe", "channels": self.arguments.channels });
@@ -198,7 +200,7 @@ impl Subscriber {
             }
         };
         match (frame.r#type.as_deref(), frame.event.as_deref()) {
-            (Some("reply"), _) => connection.reply(frame.id, frame.result),
+            (Some("reply"), _) => connection.reply(frame.id.and_then(|id| id.get().parse().ok()), frame.result),
             (Some("error"), _) => refused(&error_of(text), "the node refused"),
             (_, Some("system:ping")) => Ok(Step::Answer(r#"{"type":"pong"}"#)),
             (_, Some(event)) if event.starts_with("system:") => {
@@ -268,7 +270,9 @@ enum Step {
 struct Frame<'a> {
     r#type: Option<String>,
     event: Option<String>,
-    id: Option<u64>,
+    /// A number in replies, a text in events.
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
     #[serde(borrow)]
     result: Option<&'a RawValue>,
     #[serde(borrow)]

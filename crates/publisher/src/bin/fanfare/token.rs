@@ -55,8 +55,8 @@ Examples:
       --allow subscribe --allow publish --expires 15m
   fanfare token --sub reports --algorithm ES256 --secret-file key.pem --kid 2026-11
 
-Patterns: '*' stands for one whole segment, '**' for the rest at the end; the first segment is always literal.
-A token that allows different things on different channels is made by your own service: see docs/protocol.md.";
+In a pattern '*' stands for one whole segment and '**' for the rest at the end;
+the first segment is always literal.";
 
 /// Print a signed token (JWT) for a client.
 #[derive(Args)]
@@ -96,7 +96,7 @@ pub(crate) struct Arguments {
     #[arg(long, env = "FANFARE_AUTH__HMAC_SECRET", hide_env_values = true)]
     secret: Option<String>,
     /// A file with the secret, or with the private key in PEM for all other algorithms
-    #[arg(long, env = "FANFARE_AUTH__HMAC_SECRET_FILE", value_name = "FILE")]
+    #[arg(long, env = "FANFARE_AUTH__HMAC_SECRET_FILE", hide_env_values = true, value_name = "FILE")]
     secret_file: Option<PathBuf>,
 }
 
