@@ -46,6 +46,13 @@ impl ShardInbox {
         self.messages.send(message).await.is_ok()
     }
 
+    /// Whether it is half empty, or nobody reads it any more.
+    fn has_room(&self) -> bool {
+        let messages = self.messages.capacity() * 2 >= self.messages.max_capacity();
+        let bytes = self.bytes.load(Ordering::Relaxed) * 2 <= SHARD_INBOX_BYTES;
+        (messages && bytes) || self.messages.is_closed()
+    }
+
     fn try_send(&self, message: ShardMessage) -> Result<(), TrySendError<ShardMessage>> {
         let bytes = bytes_of(&message);
         if bytes > 0 && self.bytes.load(Ordering::Relaxed) > SHARD_INBOX_BYTES {
@@ -83,8 +90,9 @@ impl ShardLink {
         Self { inbox, backlog: VecDeque::new(), backlog_bytes: 0, full_since: None, interrupted: false }
     }
 
+    /// Whether [`drain`](Self::drain) has something to do: messages wait, or an interruption that has to end.
     pub(super) fn has_backlog(&self) -> bool {
-        !self.backlog.is_empty()
+        !self.backlog.is_empty() || self.interrupted
     }
 
     /// Hands a message over, or keeps it behind those that wait. Says whether the shard was interrupted by it: then its
@@ -110,7 +118,8 @@ impl ShardLink {
         false
     }
 
-    /// Hands over what waits, as far as the inbox takes it.
+    /// Hands over what waits, as far as the inbox takes it. An interruption ends when the inbox is half empty: sooner, the
+    /// next would follow at once, and each costs every subscriber a gap.
     pub(super) fn drain(&mut self) {
         while let Some(message) = self.backlog.pop_front() {
             let bytes = bytes_of(&message);
@@ -121,7 +130,8 @@ impl ShardLink {
             }
         }
         self.full_since = None;
-        if std::mem::take(&mut self.interrupted) {
+        if self.interrupted && self.inbox.has_room() {
+            self.interrupted = false;
             self.backlog.push_back(ShardMessage::GapEverywhere { reason: STALLED });
         }
     }
@@ -216,5 +226,40 @@ mod tests {
         );
         assert!(!link.send(publication(), later));
         assert_eq!(take_all(&mut receiver).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_interruption_ends_even_if_only_publications_waited() {
+        let (inbox, mut receiver) = shard_inbox(INBOX);
+        let mut link = ShardLink::new(inbox);
+        let now = Instant::now();
+        for _ in 0..=INBOX {
+            link.send(publication(), now);
+        }
+        assert!(link.send(publication(), now + SHARD_STALL + Duration::from_millis(1)), "interrupted now");
+        assert!(link.has_backlog(), "somebody has to end the interruption");
+        link.drain();
+        assert_eq!(take_all(&mut receiver).await.len(), INBOX, "not told while the inbox is full");
+        while link.has_backlog() {
+            link.drain();
+        }
+        assert!(matches!(take_all(&mut receiver).await[..], [ShardMessage::GapEverywhere { reason: STALLED }]));
+        link.send(publication(), now);
+        assert_eq!(take_all(&mut receiver).await.len(), 1, "publications come again");
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_has_ended_keeps_nobody_busy() {
+        let (inbox, receiver) = shard_inbox(INBOX);
+        let mut link = ShardLink::new(inbox);
+        let now = Instant::now();
+        for _ in 0..=INBOX {
+            link.send(publication(), now);
+        }
+        link.send(publication(), now + SHARD_STALL + Duration::from_millis(1));
+        drop(receiver);
+        link.drain();
+        link.drain();
+        assert!(!link.has_backlog());
     }
 }

@@ -42,7 +42,7 @@ pub(crate) enum ShardMessage {
     Publication { targets: Targets, publication: Arc<EncodedPublication> },
     /// The broker holds the interest: what is published from now on comes.
     Subscribed { slot: SlotId },
-    /// The broker does not hold the interest.
+    /// The broker does not hold the interest, or not any more: who waits is refused, who is subscribed is told the end.
     Refused { slot: SlotId, refusal: ErrorBody },
     /// Publications on the topic were or may have been missed.
     Gap { slot: SlotId, reason: &'static str },

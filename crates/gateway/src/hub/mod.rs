@@ -38,6 +38,9 @@ use crate::{
     readiness::Readiness,
 };
 
+/// The reason of an interruption that is never over; see [`Interruption`].
+const REFUSED: &str = "refused";
+
 /// What the hub is told by the configuration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HubConfig {
@@ -66,10 +69,12 @@ pub(crate) struct Hub {
     topics: TopicTable,
     /// Interests that are to be added, until a call takes them.
     wanted: VecDeque<InterestId>,
-    /// Interests without subscribers, in the order in which they end.
+    /// Interests that had no subscribers, each once, about in the order in which they end.
     lingering: VecDeque<(Instant, InterestId)>,
     /// Calls that are under way; see [`INTEREST_CALLS`].
     calls: FuturesUnordered<BoxFuture<'static, CallResult>>,
+    /// How many of them remove interests.
+    removing: usize,
     /// How many interests were ever confirmed.
     confirmed: u64,
 }
@@ -93,6 +98,7 @@ impl Hub {
             wanted: VecDeque::new(),
             lingering: VecDeque::new(),
             calls: FuturesUnordered::new(),
+            removing: 0,
             confirmed: 0,
         }
     }
@@ -106,17 +112,20 @@ impl Hub {
     ) {
         let mut batch = Vec::with_capacity(HUB_EVENTS_PER_TURN);
         loop {
+            // At every turn: while publications keep coming, the sleep below is never over.
+            self.shards.iter_mut().filter(|shard| shard.has_backlog()).for_each(ShardLink::drain);
             let has_backlog = self.shards.iter().any(ShardLink::has_backlog);
             let linger_ends = self.lingering.front().map(|(at, _)| (*at).into());
             tokio::select! {
                 biased;
                 () = cancelled.cancelled() => return,
                 Some(result) = self.calls.next() => self.handle_call_result(result),
-                Some(request) = requests.recv() => self.handle_requests(request, &mut requests),
-                () = tokio::time::sleep(SHARD_RETRY), if has_backlog => {
-                    self.shards.iter_mut().for_each(ShardLink::drain);
+                Some(request) = requests.recv() => {
+                    self.handle_requests(request, &mut requests);
+                    self.handle_waiting_events(&mut events);
                 }
-                () = sleep_until(linger_ends) => self.handle_linger_end(Instant::now()),
+                () = tokio::time::sleep(SHARD_RETRY), if has_backlog => {}
+                () = sleep_until(linger_ends), if self.removing == 0 => self.handle_linger_end(Instant::now()),
                 count = events.recv_many(&mut batch, HUB_EVENTS_PER_TURN) => {
                     if count == 0 {
                         warn!(broker = self.broker.name(), "the broker's event stream has ended");
@@ -136,6 +145,16 @@ impl Hub {
         for _ in 1..INTERESTS_PER_CALL {
             match requests.try_recv() {
                 Ok(request) => self.handle_request(request),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Takes what the broker has told meanwhile, up to a bound: clients that subscribe without end keep nothing waiting.
+    fn handle_waiting_events(&mut self, events: &mut Events) {
+        for _ in 0..HUB_EVENTS_PER_TURN {
+            match events.try_recv() {
+                Ok(event) => self.handle_event(event),
                 Err(_) => return,
             }
         }
@@ -185,13 +204,15 @@ impl Hub {
         let until = Instant::now() + self.config.linger;
         if let Some(state) = self.topics.get_mut(id) {
             state.lingers_until = Some(until);
-            self.lingering.push_back((until, id));
+            if !std::mem::replace(&mut state.in_line, true) {
+                self.lingering.push_back((until, id));
+            }
         }
     }
 
     /// Starts calls for what is wanted, as far as the bound on calls allows.
     fn start_calls(&mut self) {
-        while !self.wanted.is_empty() && self.calls.len() < INTEREST_CALLS {
+        while !self.wanted.is_empty() && self.calls.len() - self.removing < INTEREST_CALLS {
             let count = self.wanted.len().min(INTERESTS_PER_CALL);
             let ids: Vec<_> = self.wanted.drain(..count).filter(|id| self.topics.get(*id).is_some()).collect();
             let interests: Vec<_> = ids.iter().filter_map(|id| self.interest(*id)).collect();
@@ -212,7 +233,10 @@ impl Hub {
     }
 
     fn handle_call_result(&mut self, result: CallResult) {
-        let CallResult::Added { interests, result } = result else { return };
+        let CallResult::Added { interests, result } = result else {
+            self.removing -= 1;
+            return;
+        };
         match result {
             Ok(()) => interests.into_iter().for_each(|id| self.handle_added(id)),
             Err(error) => {
@@ -256,21 +280,36 @@ impl Hub {
             && ended.len() < INTERESTS_PER_CALL
         {
             self.lingering.pop_front();
-            // Somebody may have subscribed again, and left again: then a later entry counts.
-            if self.topics.get(id).is_some_and(|state| state.lingers_until == Some(at)) {
-                self.topics.remove(id);
-                ended.push(id);
+            let Some(state) = self.topics.get_mut(id) else { continue };
+            state.in_line = false;
+            match state.lingers_until {
+                Some(until) if until <= now => {
+                    self.topics.remove(id);
+                    ended.push(id);
+                }
+                // Somebody has subscribed again, and left again.
+                Some(until) => {
+                    state.in_line = true;
+                    self.lingering.push_back((until, id));
+                }
+                None => {}
             }
         }
-        if !ended.is_empty() {
-            self.metrics.topics.set(self.topics.len() as f64);
-            let broker = self.broker.clone();
-            let call = async move {
-                broker.remove_interests(&ended).await;
-                CallResult::Removed
-            };
-            self.calls.push(call.boxed());
+        self.remove_at_broker(ended);
+    }
+
+    fn remove_at_broker(&mut self, ended: Vec<InterestId>) {
+        self.metrics.topics.set(self.topics.len() as f64);
+        if ended.is_empty() {
+            return;
         }
+        let broker = self.broker.clone();
+        let call = async move {
+            broker.remove_interests(&ended).await;
+            CallResult::Removed
+        };
+        self.removing += 1;
+        self.calls.push(call.boxed());
     }
 
     fn handle_event(&mut self, event: BrokerEvent) {
@@ -352,6 +391,7 @@ impl Hub {
                 warn!(broker = self.broker.name(), reason, "the broker is interrupted");
                 self.readiness.broker_interrupted(self.clock.now());
             }
+            Scope::Interest(id) if reason == REFUSED => self.end_refused(id),
             Scope::Interest(id) => {
                 if let Some(state) = self.topics.get_mut(id) {
                     warn!(broker = self.broker.name(), topic = %state.topic, reason, "a channel is interrupted");
@@ -376,11 +416,32 @@ impl Hub {
             Scope::Interest(id) => {
                 let Some(state) = self.topics.get_mut(id) else { return };
                 let reason = state.interrupted.take().unwrap_or("broker_interrupted");
-                for (shard, slot) in state.subscribers.clone() {
-                    self.send(shard, ShardMessage::Gap { slot, reason });
-                }
+                // Where it leads others, what it missed was theirs too.
+                self.tell_gap(&self.topics.overlapping(id), reason);
             }
         }
+    }
+
+    fn tell_gap(&mut self, topics: &[InterestId], reason: &'static str) {
+        for id in topics {
+            let Some(state) = self.topics.get(*id) else { continue };
+            for (shard, slot) in state.subscribers.clone() {
+                self.send(shard, ShardMessage::Gap { slot, reason });
+            }
+        }
+    }
+
+    /// The broker does not let this node have what it had confirmed: that never resumes, so the subscriptions end.
+    fn end_refused(&mut self, id: InterestId) {
+        let overlapping = self.topics.overlapping(id);
+        let Some(state) = self.topics.remove(id) else { return };
+        warn!(broker = self.broker.name(), topic = %state.topic, "the broker refuses a channel; its subscriptions end");
+        let refusal = ErrorBody::new(ErrorCode::Internal, "the broker does not let this node have the channel");
+        for (shard, slot) in state.subscribers {
+            self.send(shard, ShardMessage::Refused { slot, refusal: refusal.clone() });
+        }
+        self.remove_at_broker(vec![id]);
+        self.tell_gap(&overlapping, REFUSED);
     }
 
     fn send(&mut self, shard: ShardId, message: ShardMessage) {

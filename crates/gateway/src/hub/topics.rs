@@ -22,6 +22,8 @@ pub(super) struct TopicState {
     pub(super) interrupted: Option<&'static str>,
     /// When the interest ends, where nobody is subscribed.
     pub(super) lingers_until: Option<Instant>,
+    /// It stands in the hub's line of interests that linger, where each stands at most once.
+    pub(super) in_line: bool,
     generation: u32,
 }
 
@@ -83,6 +85,7 @@ impl TopicTable {
             subscribers: SmallVec::new(),
             interrupted: None,
             lingers_until: None,
+            in_line: false,
             generation,
         };
         let index = u32::try_from(self.places.insert(state)).expect("the limit on channels is below 2^32");
@@ -136,8 +139,30 @@ impl TopicTable {
         held.into_iter().map(|(_, id)| id).collect()
     }
 
+    /// The topic, and all of its tenant that may have publications in common with it: those that it may have led. Goes
+    /// through all topics where the tenant has patterns; for interruptions only.
+    pub(super) fn overlapping(&self, id: InterestId) -> Vec<InterestId> {
+        let Some(state) = self.get(id) else { return Vec::new() };
+        if !self.has_patterns(&state.tenant) {
+            return vec![id];
+        }
+        let overlaps = |other: &TopicState| other.tenant == state.tenant && overlap(&other.topic, &state.topic);
+        let found = self.places.iter().filter(|(_, other)| overlaps(other));
+        found.map(|(index, _)| self.id(index as u32)).collect()
+    }
+
     fn id(&self, index: u32) -> InterestId {
         InterestId(u64::from(self.places[index as usize].generation) << 32 | u64::from(index))
+    }
+}
+
+/// Whether a channel may belong to both. Of two patterns in one namespace it is taken for granted.
+fn overlap(a: &Topic, b: &Topic) -> bool {
+    match (a, b) {
+        (Topic::Channel(a), Topic::Channel(b)) => a == b,
+        (Topic::Channel(channel), pattern @ Topic::Pattern(_))
+        | (pattern @ Topic::Pattern(_), Topic::Channel(channel)) => pattern.matches(channel.as_str()),
+        (Topic::Pattern(_), Topic::Pattern(_)) => a.namespace() == b.namespace(),
     }
 }
 
@@ -198,5 +223,18 @@ mod tests {
         assert!(table.has_patterns(&tenant));
         table.remove(rest);
         assert!(!table.has_patterns(&tenant));
+    }
+
+    #[test]
+    fn what_an_interest_may_have_led_overlaps_with_it() {
+        let mut table = TopicTable::default();
+        let one = insert(&mut table, "a", "project:1");
+        let two = insert(&mut table, "a", "project:2");
+        assert_eq!(table.overlapping(one), [one]);
+        let star = insert(&mut table, "a", "project:*");
+        insert(&mut table, "a", "board:*");
+        insert(&mut table, "b", "project:*");
+        assert_eq!(table.overlapping(one), [one, star]);
+        assert_eq!(table.overlapping(star), [one, two, star]);
     }
 }
