@@ -44,10 +44,13 @@ impl Shard {
         if state.connections[index].state != State::Open {
             return;
         }
-        state.metrics.closed(code);
         self.send_frame(state, index, |out| {
             encode::close(Some(code.as_u16()), &reason[..reason.floor_char_boundary(MAX_CLOSE_REASON_BYTES)], out);
         });
+        if state.connections[index].state != State::Open {
+            return; // not even the close frame found room: closed as a slow consumer
+        }
+        state.metrics.closed(code);
         self.end_session(state, index);
         self.begin_closing(state, index);
     }
@@ -76,16 +79,23 @@ impl Shard {
 
     /// Gives back what the session holds at the hub. The connection may go on to write what waits.
     pub(super) fn end_session(&self, state: &mut ShardState, index: usize) {
-        let Some(session) = state.connections[index].session.take() else { return };
+        let Some(mut session) = state.connections[index].session.take() else { return };
         if std::mem::take(&mut state.connections[index].counted) {
             state.metrics.session_ended();
         }
-        if let Some(tenant) = session.tenant() {
-            let id = state.id(index);
-            for topic in session.topics() {
-                let ended = state.topics.unsubscribe(tenant, topic, id);
+        let id = state.id(index);
+        let Some(tenant) = session.tenant().cloned() else { return };
+        // What it gave up and could not carry out any more, for its outbox was full, is not among its topics. A place left
+        // in a topic would be the next connection's.
+        while let Some(action) = session.poll_action() {
+            if let Action::Unsubscribe { topic } = action {
+                let ended = state.topics.unsubscribe(&tenant, &topic, id);
                 self.tell_hub_if_last(state, ended);
             }
+        }
+        for topic in session.topics() {
+            let ended = state.topics.unsubscribe(&tenant, topic, id);
+            self.tell_hub_if_last(state, ended);
         }
     }
 
