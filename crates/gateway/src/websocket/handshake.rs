@@ -178,8 +178,8 @@ fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Dialect;
     use super::*;
+    use fanfare_protocol::Dialect;
 
     /// The request of RFC 6455 section 1.3.
     fn request() -> Request<()> {

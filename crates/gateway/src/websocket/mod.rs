@@ -44,7 +44,7 @@ pub use error::ProtocolError;
 pub use extensions::PerMessageDeflate;
 pub use handshake::{HandshakeError, Upgrade};
 pub use parser::{Event, Parser};
-pub use subprotocol::{Dialect, Subprotocol};
+pub use subprotocol::Subprotocol;
 
 /// Largest payload of a control frame, in bytes (RFC 6455 section 5.5).
 pub const MAX_CONTROL_PAYLOAD_BYTES: usize = 125;

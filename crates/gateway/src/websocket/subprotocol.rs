@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use fanfare_protocol::Dialect;
 use hyper::http::{HeaderMap, header::SEC_WEBSOCKET_PROTOCOL};
 
 use super::HandshakeError;
@@ -12,15 +13,6 @@ pub const JSON: &str = "fanfare.v1.json";
 pub const MESSAGE_PACK: &str = "fanfare.v1.msgpack";
 /// Says that the next offer is a token.
 pub const BEARER: &str = "bearer";
-
-/// How messages on the connection are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// Text frames with JSON.
-    Json,
-    /// Binary frames with MessagePack.
-    MessagePack,
-}
 
 /// What the client's list of subprotocols comes to.
 #[derive(Clone, PartialEq, Eq)]
