@@ -1,5 +1,7 @@
 //! Rules about the repository itself that a machine can check. Each failure says what to do.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot read the repository fails there and then")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -68,5 +68,7 @@ pub(crate) fn refusal(error: &BrokerError) -> ErrorBody {
         BrokerError::TooLarge { .. } => ErrorCode::LimitExceeded,
         BrokerError::Refused { .. } | BrokerError::Configuration { .. } => ErrorCode::Internal,
     };
-    ErrorBody::new(code, error.to_string())
+    // What the broker refuses it refuses again: only what failed on the way may succeed unchanged.
+    let retryable = code.retryable() && code != ErrorCode::Internal;
+    ErrorBody { retryable, ..ErrorBody::new(code, error.to_string()) }
 }
