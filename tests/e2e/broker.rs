@@ -6,13 +6,13 @@ use fanfare_testkit::{NatsServer, RedisServer, redis::Reply};
 
 /// A broker of a test's own.
 pub(crate) enum Broker {
-    Nats { server: NatsServer, client: async_nats::Client },
+    Nats { server: Box<NatsServer>, client: async_nats::Client },
     Redis { server: RedisServer },
 }
 
 impl Broker {
     pub(crate) async fn nats() -> Self {
-        let server = NatsServer::start().await;
+        let server = Box::new(NatsServer::start().await);
         let client = connect(&server).await;
         Self::Nats { server, client }
     }

@@ -1,5 +1,7 @@
 //! Tests of the whole: nodes as processes, real brokers, and WebSocket clients of others.
 
+#![allow(clippy::print_stdout)] // what was measured; outside of tests it belongs to the one ready line
+
 mod broker;
 mod client;
 mod client_message;
