@@ -10,6 +10,8 @@ pub(crate) const SHARD_STALL: Duration = Duration::from_secs(1);
 pub(crate) const HUB_INBOX_REQUESTS: usize = 65_536;
 /// Sockets that were accepted and wait for one shard.
 pub(crate) const ACCEPTED_SOCKETS: usize = 1_024;
+/// Sockets of one shard whose handshake is not done.
+pub(crate) const HANDSHAKES: usize = 4_096;
 /// Events that the hub takes from the broker before it looks after everything else.
 pub(crate) const HUB_EVENTS_PER_TURN: usize = 256;
 /// Interests that are added at the broker in one call.
@@ -25,6 +27,10 @@ pub(crate) const MESSAGES_PER_TICK: usize = 1_024;
 /// Bytes of publications that a tick takes before it writes: a fraction of an outbox, so that a burst for one connection
 /// does not look like a slow consumer.
 pub(crate) const TICK_BYTES: usize = 256 * 1024;
+/// Sessions that a shard tells of an interruption of everything before it writes.
+pub(crate) const GAPS_PER_TURN: usize = 1_024;
+/// Ticks one after the other before reads and timers get their turn, however few connections they wrote.
+pub(crate) const TICKS_PER_YIELD: usize = 8;
 /// Connections that are written before reads and timers get their turn.
 pub(crate) const FLUSHES_PER_YIELD: usize = 128;
 /// Pieces in one vectored write.

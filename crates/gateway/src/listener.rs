@@ -44,7 +44,7 @@ pub(crate) async fn accept(listener: TcpListener, shards: Vec<ShardHandle>, canc
         };
         match accepted.and_then(|(stream, _)| stream.into_std()) {
             Ok(stream) => {
-                let fewest = shards.iter().min_by_key(|shard| shard.connections());
+                let fewest = shards.iter().min_by_key(|shard| shard.load());
                 if !fewest.is_some_and(|shard| shard.accept(stream)) {
                     count_refused("overloaded");
                 }

@@ -8,6 +8,10 @@ use std::{
 };
 
 use fanfare_broker::{Broker, Events};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, join_all},
+};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, runtime::Handle, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -35,6 +39,9 @@ use crate::{
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 /// How often a drain looks whether the connections are gone.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// How long the node waits for its tasks once all is told to end: a request to the internal port may never be finished.
+const TASKS_END: Duration = Duration::from_secs(2);
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +86,23 @@ pub struct RunningNode {
     failed: CancellationToken,
 }
 
+/// What the node cannot do without: dropped before its time, because it ended or panicked, it has the node fail.
+struct Essential {
+    name: &'static str,
+    /// Cancelled when it is to end.
+    ending: CancellationToken,
+    failed: CancellationToken,
+}
+
+impl Drop for Essential {
+    fn drop(&mut self) {
+        if !self.ending.is_cancelled() {
+            warn!(name = self.name, "something that the node cannot do without has ended");
+            self.failed.cancel();
+        }
+    }
+}
+
 impl Node {
     /// Binds both listeners. From here on the addresses are known; nothing is served yet.
     ///
@@ -114,6 +138,11 @@ impl Node {
         let counts: Vec<_> = (0..self.config.shards).map(|_| Arc::new(AtomicUsize::new(0))).collect();
         let http = Arc::new(self.public_http(counts.clone()));
         let session_config = Arc::new(self.config.session_config());
+        let essential = |name: &'static str, ending: &CancellationToken| Essential {
+            name,
+            ending: ending.clone(),
+            failed: failed.clone(),
+        };
         let mut shards = Vec::with_capacity(self.config.shards);
         for (number, connections) in counts.into_iter().enumerate() {
             let (inbox, receiver) = shard_inbox(self.config.limits.shard_inbox);
@@ -132,9 +161,9 @@ impl Node {
                 tasks: tasks.clone(),
                 connections,
             };
-            let shard =
-                ShardThread::start(context, receiver, http.clone(), running.clone()).map_err(NodeError::Shard)?;
-            shards.push(shard);
+            let alive = essential("shard", &running);
+            let shard = ShardThread::start(context, receiver, http.clone(), running.clone(), alive);
+            shards.push(shard.map_err(NodeError::Shard)?);
         }
         let handles: Vec<ShardHandle> = shards.iter().map(|shard| shard.handle.clone()).collect();
 
@@ -149,34 +178,27 @@ impl Node {
             readiness.clone(),
             handles.iter().map(|shard| shard.inbox.clone()).collect(),
         );
-        let essential = |name: &'static str| {
-            let (running, failed) = (running.clone(), failed.clone());
-            move || {
-                if !running.is_cancelled() {
-                    warn!(task = name, "a task that the node cannot do without has ended");
-                    failed.cancel();
-                }
-            }
+        let spawn = |alive: Essential, task: BoxFuture<'static, ()>| {
+            tasks.spawn(async move {
+                let _alive = alive;
+                task.await;
+            });
         };
-        let (hub_ended, api_ended) = (essential("hub"), essential("internal listener"));
-        let hub = hub.run(self.events, requests, running.clone());
-        tasks.spawn(async move {
-            hub.await;
-            hub_ended();
-        });
-        tasks.spawn(publishing::run(self.broker.clone(), client_publishes, running.clone()));
-        tasks.spawn(listener::accept(self.public, handles, accepting.clone()));
+        spawn(essential("hub", &running), hub.run(self.events, requests, running.clone()).boxed());
+        let publishing = publishing::run(self.broker.clone(), client_publishes, running.clone());
+        spawn(essential("publishes of clients", &running), publishing.boxed());
+        spawn(essential("acceptor", &accepting), listener::accept(self.public, handles, accepting.clone()).boxed());
         let (verifier, stop) = (self.verifier.clone(), running.clone());
         tasks.spawn(async move { verifier.run(stop).await });
         let state = InternalState::new(&self.config, self.broker.clone(), readiness.clone(), self.prometheus, clock);
         let api = axum::serve(self.internal, internal::router(state))
             .with_graceful_shutdown(running.clone().cancelled_owned());
-        tasks.spawn(async move {
+        let api = async move {
             if let Err(error) = api.await {
                 warn!(%error, "the internal listener failed");
             }
-            api_ended();
-        });
+        };
+        spawn(essential("internal listener", &running), api.boxed());
         readiness.set_started();
         Ok(RunningNode {
             public_address: self.public_address,
@@ -227,9 +249,9 @@ impl RunningNode {
         self.readiness.set_draining();
         self.accepting.cancel();
         let reconnect_after_ms = RECONNECT_AFTER.as_millis() as u64;
-        for shard in &self.shards {
-            shard.handle.inbox.send(ShardMessage::Drain { reconnect_after_ms }).await;
-        }
+        let told = self.shards.iter().map(|shard| shard.handle.inbox.send(ShardMessage::Drain { reconnect_after_ms }));
+        // A shard that takes nothing keeps neither the others nor the deadline waiting.
+        let _ = tokio::time::timeout(deadline, join_all(told)).await;
         while self.connections() > 0 && begun.elapsed() < deadline {
             tokio::time::sleep(DRAIN_POLL).await;
         }
@@ -241,7 +263,9 @@ impl RunningNode {
         }
         self.broker.close().await;
         self.tasks.close();
-        self.tasks.wait().await;
+        if tokio::time::timeout(TASKS_END, self.tasks.wait()).await.is_err() {
+            warn!(tasks = self.tasks.len(), "tasks have not ended, and are cut");
+        }
         left == 0
     }
 

@@ -1,18 +1,20 @@
 //! The tick: publications to outboxes, and outboxes to sockets.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
+use fanfare_protocol::ErrorBody;
 use fanfare_session::{Completion, Granted};
 
 use super::{
     Shard, ShardState,
     connection::{Flushed, State},
     outbox::Piece,
+    topics::Ended,
 };
 use crate::{
     encoding::{EncodedPublication, Variant},
     hub::message::{ShardMessage, SlotId, Targets},
-    limits::TICK_BYTES,
+    limits::{GAPS_PER_TURN, TICK_BYTES},
     websocket::Deflater,
 };
 
@@ -21,6 +23,10 @@ impl Shard {
     pub(super) fn take_messages(&self, messages: &mut impl Iterator<Item = ShardMessage>) {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
+        if !state.gaps.is_empty() {
+            self.tell_waiting_gaps(state);
+            return self.send_unsent(state);
+        }
         for message in messages {
             if self.take_message(state, message) {
                 break;
@@ -54,9 +60,8 @@ impl Shard {
                 }
             }
             ShardMessage::Refused { slot, refusal } => {
-                for (id, op) in state.topics.refuse(slot) {
-                    self.handle_completion(state, id, op, Completion::Subscribed(Err(refusal.clone())));
-                }
+                self.seal(state, slot);
+                self.end_topic(state, slot, &refusal);
             }
             ShardMessage::Gap { slot, reason } => {
                 self.seal(state, slot);
@@ -64,10 +69,9 @@ impl Shard {
             }
             ShardMessage::GapEverywhere { reason } => {
                 self.seal_all(state);
-                let slots: Vec<_> = state.topics.confirmed().collect();
-                for slot in slots {
-                    self.tell_gap(state, slot, reason);
-                }
+                state.gaps.extend(state.topics.confirmed().map(|slot| (slot, reason)));
+                // What follows waits until all are told, a part at a time.
+                return true;
             }
             ShardMessage::Completed { connection, op, completion } => {
                 // Its reply must not overtake what was published before.
@@ -105,7 +109,7 @@ impl Shard {
                 state.dirty.push_back(*index);
             }
         }
-        state.metrics.delivered(publications.len() * subscribers.len());
+        state.metrics.delivered(publications.len() * (subscribers.len() - slow.len()));
         if let Some(topic) = state.topics.get_mut(slot) {
             topic.subscribers = subscribers;
         }
@@ -156,15 +160,52 @@ impl Shard {
         }
     }
 
-    fn tell_gap(&self, state: &mut ShardState, slot: SlotId, reason: &'static str) {
-        let Some(topic) = state.topics.get_mut(slot) else { return };
+    /// Whether gaps of an interruption of everything have still to be told; see [`take_messages`](Self::take_messages).
+    pub(super) fn has_gaps(&self) -> bool {
+        !self.state.borrow().gaps.is_empty()
+    }
+
+    fn tell_waiting_gaps(&self, state: &mut ShardState) {
+        let mut told = 0;
+        while told < GAPS_PER_TURN
+            && let Some((slot, reason)) = state.gaps.pop_front()
+        {
+            told += self.tell_gap(state, slot, reason);
+        }
+        if state.gaps.is_empty() {
+            state.gaps = VecDeque::new();
+        }
+    }
+
+    /// Tells subscribers of a topic that they missed something; returns how many they are.
+    fn tell_gap(&self, state: &mut ShardState, slot: SlotId, reason: &'static str) -> usize {
+        let Some(topic) = state.topics.get_mut(slot) else { return 0 };
         let (subscribers, topic) = (topic.subscribers.clone(), topic.topic.clone());
-        state.metrics.gap(reason, subscribers.len());
+        let count = subscribers.len();
+        state.metrics.gap(reason, count);
         let now = self.context.clock.now();
         for index in subscribers {
             let index = index as usize;
             if let Some(session) = state.session(index) {
                 session.handle_gap(now, &topic, reason);
+            }
+            self.carry_out(state, index, now);
+            self.mark_dirty(state, index);
+        }
+        count
+    }
+
+    /// The hub does not have a topic, or not any more: tells those who wait for it, and those who are subscribed.
+    fn end_topic(&self, state: &mut ShardState, slot: SlotId, refusal: &ErrorBody) {
+        let Some(Ended { topic, waiting, subscribers }) = state.topics.refuse(slot) else { return };
+        for (id, op) in waiting {
+            self.handle_completion(state, id, op, Completion::Subscribed(Err(refusal.clone())));
+        }
+        let now = self.context.clock.now();
+        for index in subscribers {
+            let index = index as usize;
+            if let Some(session) = state.session(index) {
+                session.handle_unsubscribed(now, &topic, refusal.clone());
             }
             self.carry_out(state, index, now);
             self.mark_dirty(state, index);
@@ -218,7 +259,10 @@ impl Shard {
         }
         let flushed = connection.flush(&mut state.metrics.delivered_bytes);
         match (flushed, connection.state) {
-            (Flushed::Broken, _) => connection.kill(),
+            (Flushed::Broken, was) => {
+                connection.kill();
+                state.metrics.gone(was == State::Open);
+            }
             // The close frame is out: nothing follows it. The client's answer, or the end of its patience, ends the rest.
             (Flushed::Empty, State::Closing(_)) => {
                 let _ = socket2::SockRef::from(&connection.stream).shutdown(std::net::Shutdown::Write);

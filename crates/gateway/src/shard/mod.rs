@@ -83,7 +83,9 @@ struct ShardState {
     topics: ShardTopics,
     /// Topics with publications that are not sealed yet.
     unsealed: Vec<crate::hub::message::SlotId>,
-    /// Their bytes.
+    /// Topics whose subscribers have still to be told of an interruption of everything, and why.
+    gaps: VecDeque<(crate::hub::message::SlotId, &'static str)>,
+    /// Bytes of what is unsealed.
     unsealed_bytes: usize,
     /// Places of connections to write.
     dirty: VecDeque<u32>,
@@ -118,6 +120,7 @@ impl Shard {
             next_generation: 0,
             topics: ShardTopics::default(),
             unsealed: Vec::new(),
+            gaps: VecDeque::new(),
             unsealed_bytes: 0,
             draining: None,
             dirty: VecDeque::new(),
@@ -196,6 +199,8 @@ impl Shard {
         const TIMERS_PER_TURN: usize = 256;
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
+        // No answer of the hub may come that would have it tried again.
+        self.send_unsent(state);
         let now = self.context.clock.now();
         let mut due = Vec::new();
         state.wheel.take_due(now, &mut due, TIMERS_PER_TURN);

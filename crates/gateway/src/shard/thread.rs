@@ -22,7 +22,7 @@ use tracing::warn;
 use super::{Shard, ShardContext};
 use crate::{
     hub::{ShardInbox, ShardInboxReceiver, message::ShardMessage},
-    limits::{ACCEPTED_SOCKETS, FLUSHES_PER_YIELD, MESSAGES_PER_TICK, TIMER_TICK},
+    limits::{ACCEPTED_SOCKETS, FLUSHES_PER_YIELD, HANDSHAKES, MESSAGES_PER_TICK, TICKS_PER_YIELD, TIMER_TICK},
     public::PublicHttp,
 };
 
@@ -33,6 +33,17 @@ pub(crate) struct ShardHandle {
     pub(crate) inbox: ShardInbox,
     accepted: mpsc::Sender<StdTcpStream>,
     connections: Arc<AtomicUsize>,
+    /// Sockets that were accepted and whose handshake is not done.
+    handshakes: Arc<AtomicUsize>,
+}
+
+/// A socket whose handshake is not done, as it is counted.
+struct InHandshake(Arc<AtomicUsize>);
+
+impl Drop for InHandshake {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl ShardHandle {
@@ -41,9 +52,18 @@ impl ShardHandle {
         self.connections.load(Ordering::Relaxed)
     }
 
+    /// Sockets that are with the shard, those in their handshake included: many may be accepted before the first is done.
+    pub(crate) fn load(&self) -> usize {
+        self.connections() + self.handshakes.load(Ordering::Relaxed)
+    }
+
     /// Hands an accepted socket over; `false` where the shard has too many in hand or has ended.
     pub(crate) fn accept(&self, stream: StdTcpStream) -> bool {
-        self.accepted.try_send(stream).is_ok()
+        if self.handshakes.fetch_add(1, Ordering::Relaxed) < HANDSHAKES && self.accepted.try_send(stream).is_ok() {
+            return true;
+        }
+        self.handshakes.fetch_sub(1, Ordering::Relaxed);
+        false
     }
 }
 
@@ -55,7 +75,7 @@ pub(crate) struct ShardThread {
 }
 
 impl ShardThread {
-    /// Starts the thread.
+    /// Starts the thread. It holds `alive` as long as it lives; when it panics too, that is dropped.
     ///
     /// # Errors
     /// Where the system has no thread or no event queue to give.
@@ -64,14 +84,23 @@ impl ShardThread {
         inbox: ShardInboxReceiver,
         http: Arc<PublicHttp>,
         cancelled: CancellationToken,
+        alive: impl Send + 'static,
     ) -> io::Result<Self> {
         let (accepted, sockets) = mpsc::channel(ACCEPTED_SOCKETS);
-        let handle = ShardHandle { inbox: context.inbox.clone(), accepted, connections: context.connections.clone() };
+        let handshakes = Arc::new(AtomicUsize::new(0));
+        let handle = ShardHandle {
+            inbox: context.inbox.clone(),
+            accepted,
+            connections: context.connections.clone(),
+            handshakes: handshakes.clone(),
+        };
         let (end, ended) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name(format!("shard-{}", context.id.0)).spawn(move || {
+            let _alive = alive;
             let shard = Shard::new(context);
-            LocalSet::new().block_on(&runtime, run(shard, inbox, sockets, http, cancelled));
+            let serve = move |shard: &Rc<Shard>, socket| serve(shard, socket, &http, InHandshake(handshakes.clone()));
+            LocalSet::new().block_on(&runtime, run(shard, inbox, sockets, serve, cancelled));
             let _ = end.send(());
         })?;
         Ok(Self { handle, ended })
@@ -89,9 +118,10 @@ async fn run(
     shard: Rc<Shard>,
     mut inbox: ShardInboxReceiver,
     mut sockets: mpsc::Receiver<StdTcpStream>,
-    http: Arc<PublicHttp>,
+    serve: impl Fn(&Rc<Shard>, StdTcpStream),
     cancelled: CancellationToken,
 ) {
+    let mut ticks = 0;
     let mut batch = Vec::with_capacity(MESSAGES_PER_TICK);
     let mut timer = interval(TIMER_TICK);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -103,8 +133,13 @@ async fn run(
                     return;
                 }
                 tick(&shard, &mut batch).await;
+                ticks += 1;
+                if count == MESSAGES_PER_TICK || ticks == TICKS_PER_YIELD {
+                    ticks = 0;
+                    tokio::task::yield_now().await;
+                }
             }
-            Some(socket) = sockets.recv() => serve(&shard, socket, &http),
+            Some(socket) = sockets.recv() => serve(&shard, socket),
             _ = timer.tick() => {
                 while shard.handle_timers() {
                     tokio::task::yield_now().await;
@@ -115,12 +150,17 @@ async fn run(
     }
 }
 
-/// Delivers a batch. Reads and timers get their turn between writes.
+/// Delivers a batch. Reads and timers get their turn between writes, and sockets that were full tell that they have room:
+/// else a long batch would make slow consumers of clients that keep up.
 async fn tick(shard: &Shard, batch: &mut Vec<ShardMessage>) {
     let mut messages = batch.drain(..);
-    while messages.len() > 0 {
+    loop {
         shard.take_messages(&mut messages);
         write_all(shard).await;
+        if messages.len() == 0 && !shard.has_gaps() {
+            return;
+        }
+        tokio::task::yield_now().await;
     }
 }
 
@@ -130,10 +170,14 @@ async fn write_all(shard: &Shard) {
     }
 }
 
-fn serve(shard: &Rc<Shard>, socket: StdTcpStream, http: &Arc<PublicHttp>) {
+fn serve(shard: &Rc<Shard>, socket: StdTcpStream, http: &Arc<PublicHttp>, in_handshake: InHandshake) {
     match TcpStream::from_std(socket) {
         Ok(stream) => {
-            tokio::task::spawn_local(http.clone().serve(shard.clone(), stream));
+            let serving = http.clone().serve(shard.clone(), stream);
+            tokio::task::spawn_local(async move {
+                serving.await;
+                drop(in_handshake);
+            });
         }
         Err(error) => warn!(%error, "an accepted socket could not be registered"),
     }

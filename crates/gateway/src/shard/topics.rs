@@ -54,6 +54,16 @@ pub(super) enum Unsubscribing {
     Last { slot: SlotId, tenant: Tenant, topic: Topic },
 }
 
+/// A topic that the hub has refused or ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) topic: Topic,
+    /// These wait for it.
+    pub(super) waiting: Vec<(ConnectionId, OpId)>,
+    /// Places of the connections that were subscribed.
+    pub(super) subscribers: SmallVec<[u32; 4]>,
+}
+
 /// Topics by place and by name.
 #[derive(Debug, Default)]
 pub(super) struct ShardTopics {
@@ -142,15 +152,16 @@ impl ShardTopics {
         }
     }
 
-    /// The hub has refused a topic: it is gone, and those who wait are returned for the completion.
-    pub(super) fn refuse(&mut self, slot: SlotId) -> Vec<(ConnectionId, OpId)> {
-        if self.get_mut(slot).is_none() {
-            return Vec::new();
-        }
-        match self.remove(slot.index).confirmation {
+    /// The hub has refused a topic, or ended it: it is gone, and those whom it concerns are returned, to be told.
+    pub(super) fn refuse(&mut self, slot: SlotId) -> Option<Ended> {
+        self.get_mut(slot)?;
+        let ShardTopic { topic, confirmation, subscribers, .. } = self.remove(slot.index);
+        self.subscriptions -= subscribers.len();
+        let waiting = match confirmation {
             Confirmation::Awaited(waiting) => waiting,
             Confirmation::Given => Vec::new(),
-        }
+        };
+        Some(Ended { topic, waiting, subscribers })
     }
 
     fn find(&self, tenant: &Tenant, topic: &Topic) -> Option<u32> {
@@ -247,11 +258,16 @@ mod tests {
         let Subscribing::First(slot) = topics.subscribe(&tenant, topic.clone(), connection(0), OpId(1)) else {
             panic!("the first asks the hub");
         };
-        assert_eq!(topics.refuse(slot), [(connection(0), OpId(1))]);
+        assert_eq!(topics.refuse(slot).unwrap().waiting, [(connection(0), OpId(1))]);
         let Subscribing::First(again) = topics.subscribe(&tenant, topic, connection(0), OpId(2)) else {
             panic!("the hub is asked anew");
         };
         assert_ne!(again, slot);
         assert!(topics.confirm(slot).is_empty());
+        assert!(topics.refuse(slot).is_none());
+        topics.confirm(again);
+        assert_eq!(topics.subscriptions(), 1);
+        assert_eq!(topics.refuse(again).unwrap().subscribers.as_slice(), [0]);
+        assert_eq!(topics.subscriptions(), 0);
     }
 }
