@@ -6,6 +6,11 @@
 //! Interests are confirmed by the server that this node is connected to. In a cluster its routes pass an interest on
 //! without an answer, within milliseconds: a publication through another server in that moment may not come.
 //!
+//! A server that is there but does not answer is noticed within 15 s.
+//!
+//! The client library ends the connection where a message's header is not UTF-8 or has no colon. It is back at once and
+//! the interruption is told, but whoever may publish can cause one: give `{prefix}.pub.>` to services only.
+//!
 //! A node needs permission to subscribe to `{prefix}.pub.>` and to publish and subscribe to `{prefix}.ctl.>`.
 
 mod connect;

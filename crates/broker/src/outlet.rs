@@ -37,6 +37,7 @@ struct Behind {
     down: Option<Interruption>,
 }
 
+#[cfg_attr(not(any(feature = "nats", feature = "redis")), allow(dead_code))] // the memory adapter is never interrupted
 impl Outlet {
     pub(crate) fn new() -> (Self, Events) {
         let (sender, events) = mpsc::channel(limits::EVENTS + limits::CONTROL_EVENTS);

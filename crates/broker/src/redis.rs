@@ -6,6 +6,8 @@
 //! Channels are subscribed to with SUBSCRIBE; the patterns of a namespace share one PSUBSCRIBE to all of it, and the node
 //! filters. What comes by a channel and by a pattern comes twice, once by each interest.
 //!
+//! A server that is there but does not answer is noticed within 10 s.
+//!
 //! A node needs `+hello +ping +publish +subscribe +unsubscribe +psubscribe +punsubscribe +client|info +client|setname
 //! +client|id` in its ACL, and the channels `&{prefix}:pub:*`. Redis compares a pattern with those literally: who wants
 //! patterns needs `&*`, or `&{prefix}:pub:{tenant}:{namespace}:*` for each namespace.

@@ -1,9 +1,8 @@
 //! TLS for both NATS and Redis: aws-lc-rs, and files that are looked at before they are needed.
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{fs::File, path::Path};
 
 use rustls::{
-    ClientConfig, RootCertStore,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
@@ -34,18 +33,18 @@ pub(crate) fn check_files(options: &BrokerOptions) -> Result<(), BrokerError> {
 
 /// A configuration with the authorities of `tls_ca_file`; None where the system's are to be used.
 #[cfg(feature = "redis")]
-pub(crate) fn client_config(options: &BrokerOptions) -> Result<Option<ClientConfig>, BrokerError> {
+pub(crate) fn client_config(options: &BrokerOptions) -> Result<Option<rustls::ClientConfig>, BrokerError> {
     let Some(path) = &options.tls_ca_file else {
         return match &options.tls_cert_file {
             None => Ok(None),
             Some(path) => Err(unusable("tls_cert_file", path, "together with tls_ca_file, on Redis")),
         };
     };
-    let mut roots = RootCertStore::empty();
+    let mut roots = rustls::RootCertStore::empty();
     for certificate in certificates("tls_ca_file", path)? {
         roots.add(certificate).map_err(|error| unusable("tls_ca_file", path, &error.to_string()))?;
     }
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let builder = rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("aws-lc-rs speaks the default versions")
         .with_root_certificates(roots);

@@ -12,6 +12,7 @@ use fanfare_broker::{
 };
 use fanfare_protocol::{Channel, NatsSubjects, Tenant};
 use fanfare_testkit::{NatsServer, nats::NatsBuilder, wait_for};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::{
     fixture::{Fixture, Outside, SOON, Server},
@@ -282,6 +283,26 @@ async fn subjects_that_are_no_channels_are_passed_over() {
         outside.client.publish(subject.to_owned(), "x".into()).await.unwrap();
     }
     assert_eq!(node.settle(&outside).await, []);
+}
+
+/// The client library gives up the connection; that must not be silent, and must not last.
+#[tokio::test]
+async fn a_header_that_the_library_cannot_read_is_told() {
+    let (server, options) = start(|server| server).await;
+    let mut node = Node::over(open(&options).await.unwrap());
+    node.add("acme", "a:b").await;
+    let header = b"NATS/1.0\r\nA: \xff\r\n\r\n";
+    let mut raw = b"CONNECT {\"verbose\":false,\"headers\":true}\r\n".to_vec();
+    raw.extend_from_slice(format!("HPUB rt.pub.acme.a.b {} {}\r\n", header.len(), header.len() + 1).as_bytes());
+    raw.extend_from_slice(header);
+    raw.extend_from_slice(b"x\r\n");
+    let mut stream = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(&raw).await.unwrap();
+    node.until(Wanted::Interrupted).await;
+    node.until(Wanted::Resumed).await;
+    let outside = Plain::connect(&server).await;
+    assert!(outside.publish("acme", "a:b", numbered(1)).await);
+    assert_eq!(number(&node.publication().await.body.bytes), 1);
 }
 
 #[tokio::test]
