@@ -170,9 +170,7 @@ impl Shard {
 
     /// Puts a reply or push into the outbox.
     fn send(&self, state: &mut ShardState, index: usize, message: &ServerMessage) {
-        if let ServerMessage::Reply { outcome: Err(error), .. } = message {
-            state.metrics.error(error.code);
-        }
+        state.metrics.told(message);
         let variant = state.connections[index].variant;
         state.frame.clear();
         encode_message(variant, message, &mut state.deflater, &mut state.frame);

@@ -1,6 +1,6 @@
 //! A shard's counters. What counts deliveries is kept here and published once per tick.
 
-use fanfare_protocol::{ClientMessage, CloseCode, CommandKind, ErrorCode};
+use fanfare_protocol::{ClientMessage, CloseCode, CommandKind, ErrorBody, Push, Reply, ServerMessage};
 use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::{telemetry::metrics as names, websocket::ProtocolError};
@@ -100,8 +100,16 @@ impl ShardMetrics {
         self.malformed.increment(1);
     }
 
-    pub(super) fn error(&mut self, code: ErrorCode) {
-        counter!(names::ERRORS_TOTAL, "code" => code.as_str()).increment(1);
+    /// Counts the errors that a message tells: of a command, of each entry of a list, or unasked.
+    pub(super) fn told(&mut self, message: &ServerMessage) {
+        match message {
+            ServerMessage::Reply { outcome: Err(error), .. }
+            | ServerMessage::Push(Push::Error { error, .. } | Push::Unsubscribed { error, .. }) => count(error),
+            ServerMessage::Reply { outcome: Ok(Reply::SubscribedMany { subscriptions }), .. } => {
+                subscriptions.iter().filter_map(|outcome| outcome.error.as_ref()).for_each(count);
+            }
+            ServerMessage::Reply { .. } | ServerMessage::Push(_) => {}
+        }
     }
 
     pub(super) fn violation(&mut self, error: ProtocolError) {
@@ -116,4 +124,8 @@ impl ShardMetrics {
     pub(super) fn gap(&mut self, reason: &'static str, sessions: usize) {
         counter!(names::GAPS_TOTAL, "reason" => reason).increment(sessions as u64);
     }
+}
+
+fn count(error: &ErrorBody) {
+    counter!(names::ERRORS_TOTAL, "code" => error.code.as_str()).increment(1);
 }
