@@ -10,6 +10,8 @@ mod delivery;
 mod metrics;
 mod outbox;
 mod reading;
+#[cfg(test)]
+mod tests;
 mod thread;
 mod topics;
 mod wheel;

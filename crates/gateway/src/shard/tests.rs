@@ -1,0 +1,170 @@
+//! What has to hold between the parts of a shard.
+
+use fanfare_protocol::{Dialect, ErrorBody, ErrorCode, Tenant, Topic};
+use fanfare_session::{Access, Namespace, NamespaceTable};
+use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
+use super::*;
+use crate::{
+    auth::AuthConfig,
+    hub::{
+        message::{ShardMessage, SlotId},
+        shard_inbox,
+    },
+    limits::GAPS_PER_TURN,
+};
+
+/// A shard without its thread, and the other ends of what it talks to.
+struct Bench {
+    shard: Rc<Shard>,
+    hub: mpsc::Receiver<HubRequest>,
+    _publishes: mpsc::Receiver<ClientPublish>,
+}
+
+impl Bench {
+    fn new(outbox_pieces: usize) -> Self {
+        let (hub_requests, hub) = mpsc::channel(64);
+        let (publishes, client_publishes) = mpsc::channel(64);
+        let defaults = Namespace { subscribe: Access::Anyone, ..Namespace::default() };
+        let seconds = std::time::Duration::from_secs;
+        let session_config = SessionConfig {
+            namespaces: NamespaceTable { defaults, ..NamespaceTable::default() },
+            anonymous: Some(Tenant::default()),
+            connect_timeout: seconds(10),
+            ping_interval: seconds(25),
+            pong_timeout: seconds(10),
+            token_expiring: seconds(30),
+            max_subscriptions: 10_000,
+            max_pending_commands: 100,
+            max_malformed: 100,
+            max_publication_bytes: 1 << 20,
+        };
+        let shard = Shard::new(ShardContext {
+            id: ShardId(0),
+            clock: Clock::start(),
+            session_config: Arc::new(session_config),
+            outbox_bytes: 1 << 20,
+            outbox_pieces,
+            message_bytes: 1 << 16,
+            verifier: Arc::new(Verifier::new(&AuthConfig::default()).unwrap()),
+            hub: hub_requests,
+            publishes,
+            inbox: shard_inbox(64).0,
+            main: Handle::current(),
+            tasks: TaskTracker::new(),
+            connections: Arc::new(AtomicUsize::new(0)),
+        });
+        Self { shard, hub, _publishes: client_publishes }
+    }
+
+    /// A client that is subscribed to channels of its own, and where they are.
+    async fn client(&mut self, channels: &[&str]) -> (TcpStream, Vec<SlotId>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let handshake =
+            Handshake { token: None, channels: channels.iter().map(|channel| (*channel).to_owned()).collect() };
+        let variant = Variant::new(Dialect::Json, false);
+        self.shard.adopt(Adopted { stream, unread: Vec::new(), variant, handshake });
+        let slots: Vec<_> = channels.iter().map(|_| self.subscribe_request()).collect();
+        self.tell(slots.iter().map(|slot| ShardMessage::Subscribed { slot: *slot }));
+        (client, slots)
+    }
+
+    fn subscribe_request(&mut self) -> SlotId {
+        match self.hub.try_recv() {
+            Ok(HubRequest::Subscribe { slot, .. }) => slot,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn tell(&self, messages: impl IntoIterator<Item = ShardMessage>) {
+        let mut messages = messages.into_iter();
+        self.shard.take_messages(&mut messages);
+        assert!(messages.next().is_none());
+    }
+
+    fn subscriptions(&self) -> usize {
+        self.shard.state.borrow().topics.subscriptions()
+    }
+
+    /// What a client sent, as if read from its socket.
+    fn input(&self, index: usize, text: &str) {
+        let text = format!("{text:<126}"); // so that all have a length of two bytes
+        let mut frame = vec![0x81, 0x80 | 126];
+        frame.extend(u16::try_from(text.len()).unwrap().to_be_bytes());
+        frame.extend([0; 4]); // a mask that changes nothing
+        frame.extend(text.as_bytes());
+        let mut state = self.shard.state.borrow_mut();
+        self.shard.take_input(&mut state, index, &mut frame, self.shard.context.clock.now());
+    }
+}
+
+#[tokio::test]
+async fn an_overflow_between_an_unsubscribe_and_its_action_leaves_no_place_behind() {
+    let test = async {
+        let mut bench = Bench::new(8);
+        let (_client, slots) = bench.client(&["room:1"]).await;
+        assert_eq!(bench.subscriptions(), 1);
+        let mut commands: Vec<String> = (1..=16).map(|id| format!(r#"{{"id":{id},"type":"ping"}}"#)).collect();
+        commands.push(r#"{"id":17,"type":"unsubscribe","channel":"room:1"}"#.into());
+        bench.input(0, &format!("[{}]", commands.join(",")));
+        assert!(matches!(bench.shard.state.borrow().connections[0].state, State::Closing(_)), "its outbox overflowed");
+        assert_eq!(bench.subscriptions(), 0);
+        assert!(matches!(bench.hub.try_recv(), Ok(HubRequest::Unsubscribe { slot, .. }) if slot == slots[0]));
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_topic_that_the_hub_ends_is_told_and_gone() {
+    let test = async {
+        let mut bench = Bench::new(64);
+        let (mut client, slots) = bench.client(&["room:1", "room:2"]).await;
+        let refusal = ErrorBody::new(ErrorCode::Internal, "gone");
+        bench.tell([ShardMessage::Refused { slot: slots[0], refusal }]);
+        assert_eq!(bench.subscriptions(), 1);
+        while bench.shard.write_dirty(64) {}
+        let mut got = String::new();
+        let mut buffer = [0; 1024];
+        while !got.contains("system:unsubscribed") {
+            let count = client.read(&mut buffer).await.unwrap();
+            assert!(count > 0, "{got}");
+            got += &String::from_utf8_lossy(&buffer[..count]);
+        }
+        assert!(got.ends_with(r#""channel":"room:1","code":"INTERNAL","message":"gone","retryable":true}}"#), "{got}");
+        let topic = Topic::parse("room:1").unwrap();
+        assert!(!bench.shard.state.borrow_mut().session(0).unwrap().is_subscribed(&topic));
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_gap_of_everything_is_told_a_part_at_a_time_and_before_what_follows() {
+    let test = async {
+        let channels: Vec<String> = (0..50).map(|number| format!("room:{number}")).collect();
+        let channels: Vec<&str> = channels.iter().map(String::as_str).collect();
+        let mut bench = Bench::new(100_000);
+        let (_client, mut slots) = bench.client(&channels).await;
+        while slots.len() <= GAPS_PER_TURN {
+            let id = slots.len();
+            bench.input(0, &format!(r#"{{"id":{id},"type":"subscribe","channel":"room:{id}"}}"#));
+            let slot = bench.subscribe_request();
+            bench.tell([ShardMessage::Subscribed { slot }]);
+            slots.push(slot);
+        }
+        let refusal = ErrorBody::new(ErrorCode::Internal, "gone");
+        let gap = ShardMessage::GapEverywhere { reason: "test" };
+        let mut messages = vec![gap, ShardMessage::Refused { slot: slots[0], refusal }].into_iter();
+        bench.shard.take_messages(&mut messages);
+        assert!(bench.shard.has_gaps());
+        bench.shard.take_messages(&mut messages);
+        assert_eq!(bench.shard.state.borrow().gaps.len(), 1);
+        bench.shard.take_messages(&mut messages);
+        assert!(!bench.shard.has_gaps());
+        assert_eq!(bench.subscriptions(), slots.len(), "what follows has waited");
+        bench.shard.take_messages(&mut messages);
+        assert_eq!(bench.subscriptions(), slots.len() - 1);
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}
