@@ -35,7 +35,7 @@ use crate::{
     shard::{ShardContext, ShardHandle, ShardThread},
 };
 
-/// How long clients are told to wait before they reconnect elsewhere.
+/// How long clients are told to wait before they reconnect elsewhere, at the least: each another time, up to twice this.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 /// How often a drain looks whether the connections are gone.
 const DRAIN_POLL: Duration = Duration::from_millis(20);

@@ -218,7 +218,7 @@ impl Shard {
         let open: Vec<_> = state.connections.iter().map(|(index, _)| index).collect();
         for index in open {
             if let Some(session) = state.session(index) {
-                session.handle_drain(now, reconnect_after_ms);
+                session.handle_drain(now, spread(reconnect_after_ms));
             }
             self.carry_out(state, index, now);
             self.mark_dirty(state, index);
@@ -283,6 +283,11 @@ impl ShardState {
         topic.pending.push(publication);
         self.unsealed_bytes > TICK_BYTES
     }
+}
+
+/// One to two times as long, so that not all clients come back at once.
+pub(super) fn spread(millis: u64) -> u64 {
+    millis + fastrand::u64(..=millis)
 }
 
 /// The frames of several publications as one piece.

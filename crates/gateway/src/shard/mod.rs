@@ -93,7 +93,7 @@ struct ShardState {
     dirty: VecDeque<u32>,
     /// Counts publications of several topics; see [`Connection::stamp`].
     stamp: u64,
-    /// The node is going away; clients are told to wait so many milliseconds.
+    /// The node is going away; clients are told to wait so many milliseconds, up to twice as long.
     draining: Option<u64>,
     wheel: Wheel,
     /// Requests that the hub's inbox did not take.
@@ -158,7 +158,7 @@ impl Shard {
             session.handle_handshake(now, handshake);
         }
         if let (Some(reconnect_after_ms), Some(session)) = (state.draining, state.session(index)) {
-            session.handle_drain(now, reconnect_after_ms);
+            session.handle_drain(now, delivery::spread(reconnect_after_ms));
         }
         self.carry_out(state, index, now);
         self.take_input(state, index, &mut unread, now);
