@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout)] // what was measured; outside of tests it belongs to the one ready line
 
+mod bad_input;
 mod broker;
 mod client;
 mod client_message;

@@ -24,6 +24,11 @@ impl Metrics {
         samples.map(|(_, value)| value).sum()
     }
 
+    /// The sample with this name and these labels, as it is written: `name{label="value"}`; 0 where nothing was counted.
+    pub(crate) fn sample(&self, text: &str) -> f64 {
+        self.0.get(text).copied().unwrap_or(0.0)
+    }
+
     /// The sample with this one label; 0 where nothing was counted.
     pub(crate) fn labelled(&self, name: &str, label: &str, value: &str) -> f64 {
         self.0.get(&format!("{name}{{{label}=\"{value}\"}}")).copied().unwrap_or(0.0)
