@@ -208,4 +208,10 @@ async fn who_sends_much_and_reads_is_served() {
     for id in 0..5000 {
         assert_eq!(client.message().await, done(id));
     }
+    // As many frames as one read of the node takes: their answers are more than an outbox may hold at one time.
+    let mut raw = Raw::open(scene.node().public(), "/ws", "").await;
+    raw.write(frame(0x89, b"").repeat(20_000)).await;
+    for _ in 0..20_000 {
+        assert_eq!(raw.frame().await.map(|frame| frame.first), Some(0x8a));
+    }
 }

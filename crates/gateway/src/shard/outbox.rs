@@ -47,6 +47,11 @@ impl Outbox {
         (self.bytes - self.written) as usize
     }
 
+    /// Whether more than half of what may wait does.
+    pub(crate) fn is_half_full(&self, limits: OutboxLimits) -> bool {
+        self.bytes as usize > limits.bytes / 2 || self.pieces_waiting() > limits.pieces / 2
+    }
+
     /// Adds a piece. An empty outbox takes any piece, so that a limit below the largest publication cannot block a client
     /// for good.
     pub(crate) fn push(&mut self, piece: Piece, limits: OutboxLimits) -> Result<(), Overflow> {
@@ -57,7 +62,7 @@ impl Outbox {
         }
         let bytes = self.bytes as usize + piece.len();
         let pieces = 1 + self.rest.as_ref().map_or(0, |rest| rest.len());
-        if bytes > limits.bytes || pieces >= limits.pieces {
+        if bytes - self.written as usize > limits.bytes || pieces >= limits.pieces {
             return Err(Overflow);
         }
         self.bytes = u32::try_from(bytes).map_err(|_| Overflow)?;
@@ -109,6 +114,10 @@ impl Outbox {
             }
         }
     }
+
+    fn pieces_waiting(&self) -> usize {
+        usize::from(self.head.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.len())
+    }
 }
 
 #[cfg(test)]
@@ -143,6 +152,18 @@ mod tests {
         }
         assert_eq!(outbox.push(piece("d"), LIMITS), Err(Overflow));
         assert_eq!(content(&outbox), b"abc");
+    }
+
+    #[test]
+    fn it_is_half_full_by_bytes_or_by_pieces() {
+        let half_full = |texts: &[&str]| {
+            let mut outbox = Outbox::default();
+            texts.iter().for_each(|text| outbox.push(piece(text), LIMITS).unwrap());
+            outbox.is_half_full(LIMITS)
+        };
+        assert!(!half_full(&[]) && !half_full(&["12345"]));
+        assert!(half_full(&["123456"]), "6 of 10 bytes");
+        assert!(half_full(&["1", "2"]), "2 of 3 pieces");
     }
 
     #[test]

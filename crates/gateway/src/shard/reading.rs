@@ -63,7 +63,10 @@ impl Shard {
         let mut scratch = std::mem::take(&mut state.scratch);
         loop {
             match parser.next(&mut input, &mut scratch) {
-                Ok(Some(event)) => self.handle_event(state, index, now, event),
+                Ok(Some(event)) => {
+                    self.handle_event(state, index, now, event);
+                    self.write_if_crowded(state, index);
+                }
                 Ok(None) => break,
                 Err(error) => {
                     self.handle_violation(state, index, error);
@@ -73,6 +76,15 @@ impl Shard {
         }
         state.scratch = scratch;
         state.connections[index].parser = parser;
+    }
+
+    /// The answers to a burst of small messages go out in between: a client that reads them is no slow consumer, though
+    /// together they are more than its outbox may hold.
+    fn write_if_crowded(&self, state: &mut ShardState, index: usize) {
+        let connection = &state.connections[index];
+        if !connection.blocked && connection.outbox.is_half_full(self.outbox_limits()) {
+            self.write(state, index);
+        }
     }
 
     fn handle_event(&self, state: &mut ShardState, index: usize, now: Time, event: Event<'_>) {
