@@ -16,6 +16,8 @@ pub(crate) const HANDSHAKES: usize = 4_096;
 pub(crate) const HUB_EVENTS_PER_TURN: usize = 256;
 /// Interests that are added at the broker in one call.
 pub(crate) const INTERESTS_PER_CALL: usize = 1_024;
+/// Patterns of one tenant in one namespace, on this node.
+pub(crate) const PATTERNS_PER_NAMESPACE: usize = 256;
 /// Calls at the broker for interests at one time.
 pub(crate) const INTEREST_CALLS: usize = 4;
 /// Publishes of clients that wait for the broker, of all shards.

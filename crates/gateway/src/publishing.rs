@@ -1,6 +1,6 @@
 //! Publishes of clients on their way to the broker.
 
-use std::sync::Arc;
+use std::{sync::Arc, task::Poll};
 
 use fanfare_broker::{Broker, BrokerError, Publish, Published};
 use fanfare_protocol::{ErrorBody, ErrorCode};
@@ -33,31 +33,50 @@ pub(crate) async fn run(
     mut publishes: mpsc::Receiver<ClientPublish>,
     cancelled: CancellationToken,
 ) {
-    let mut in_flight: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+    let mut in_flight: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
+    // Apart, so that a shard that takes no answers does not hold up the publishes of others. A session has few of them.
+    let mut answering: FuturesUnordered<BoxFuture<'static, bool>> = FuturesUnordered::new();
     loop {
         tokio::select! {
             biased;
             () = cancelled.cancelled() => break,
-            Some(()) = in_flight.next() => {}
+            Some(_) = answering.next() => {}
+            Some(answer) = in_flight.next() => answering.push(answer.send().boxed()),
             next = publishes.recv(), if in_flight.len() < CLIENT_PUBLISHES_IN_FLIGHT => {
                 let Some(next) = next else { break };
                 let mut publishing = publish(broker.clone(), next).boxed();
-                if futures_util::poll!(&mut publishing).is_pending() {
-                    in_flight.push(publishing);
+                match futures_util::poll!(&mut publishing) {
+                    Poll::Ready(answer) => answering.push(answer.send().boxed()),
+                    Poll::Pending => in_flight.push(publishing),
                 }
             }
         }
     }
-    while in_flight.next().await.is_some() {}
+    while let Some(answer) = in_flight.next().await {
+        answering.push(answer.send().boxed());
+    }
+    while answering.next().await.is_some() {}
 }
 
-async fn publish(broker: Arc<dyn Broker>, job: ClientPublish) {
+/// What came of a publish, on its way to the session.
+struct Answer {
+    shard: ShardInbox,
+    message: ShardMessage,
+}
+
+impl Answer {
+    async fn send(self) -> bool {
+        self.shard.send(self.message).await
+    }
+}
+
+async fn publish(broker: Arc<dyn Broker>, job: ClientPublish) -> Answer {
     let ClientPublish { publish, shard, connection, op } = job;
     let result = match broker.publish(publish).await {
         Ok(Published { .. }) => Ok(Granted {}),
         Err(error) => Err(refusal(&error)),
     };
-    shard.send(ShardMessage::Completed { connection, op, completion: Completion::Published(result) }).await;
+    Answer { shard, message: ShardMessage::Completed { connection, op, completion: Completion::Published(result) } }
 }
 
 /// What a client is told of a broker's error.

@@ -14,8 +14,8 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinSet};
 
 use crate::{LoadError, process, socket::Socket};
 
-/// Sockets from one local address: below the number of its ports.
-const SOCKETS_PER_ADDRESS: usize = 10_000;
+/// Sockets from one local address: far below the number of its ports, since those of earlier runs may still be taken.
+const SOCKETS_PER_ADDRESS: usize = 1_000;
 /// Handshakes at one time.
 const CONNECTING: usize = 64;
 /// How long all deliveries of a round may take.
@@ -93,8 +93,7 @@ async fn measure(options: &Options) -> Result<(), LoadError> {
         if connecting.len() == CONNECTING {
             start_reader(options, &mut readers, connecting.join_next().await, &received, epoch)?;
         }
-        let host = 2 + (number / SOCKETS_PER_ADDRESS) as u8;
-        let local = SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0));
+        let local = SocketAddr::from((local_address(number), 0));
         let (server, path) = (options.server, options.path.clone());
         let (hello, subscribed) = (hello.clone(), options.subscribed.clone());
         connecting.spawn(async move {
@@ -128,6 +127,12 @@ async fn measure(options: &Options) -> Result<(), LoadError> {
     let (cpu, wall) = (process::cpu(options.pid)?.saturating_sub(cpu), begun.elapsed());
     report(options, &received, cpu, wall, idle_bytes);
     Ok(())
+}
+
+/// An address of this machine that other runs do not use at the same time.
+fn local_address(number: usize) -> Ipv4Addr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 2 + (number / SOCKETS_PER_ADDRESS) as u8, high, low.clamp(1, 254))
 }
 
 type Connected = Result<Result<(usize, Socket), LoadError>, tokio::task::JoinError>;

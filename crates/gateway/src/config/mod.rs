@@ -165,7 +165,7 @@ impl Default for Limits {
             subscriptions: 1_000,
             pending_commands: 1_000,
             malformed_frames: 100,
-            outbox_bytes: 1024 * 1024,
+            outbox_bytes: 4 * 1024 * 1024,
             outbox_frames: 8_192,
             message_bytes: limits::MESSAGE_BYTES,
             publication_bytes: limits::PUBLICATION_BYTES,

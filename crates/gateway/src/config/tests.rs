@@ -402,7 +402,7 @@ fn what_is_printed_is_a_configuration_without_secrets() {
         "kid = \"k\"",
         "subscribe = \"anyone\"",
         "ping_interval = \"25s\"",
-        "outbox_bytes = \"1MiB\"",
+        "outbox_bytes = \"4MiB\"",
         "allowed_origins = [\"https://app.example\"]",
     ] {
         assert!(printed.contains(line), "{line}\n{printed}");

@@ -124,10 +124,12 @@ impl ShardLink {
         while let Some(message) = self.backlog.pop_front() {
             let bytes = bytes_of(&message);
             match self.inbox.try_send(message) {
-                Ok(()) => self.backlog_bytes -= bytes,
+                // It takes some: it is slow, not stuck. How slow it may be is a matter of bytes.
+                Ok(()) => self.full_since = None,
                 Err(TrySendError::Full(message)) => return self.backlog.push_front(message),
-                Err(TrySendError::Closed(_)) => self.backlog_bytes -= bytes,
+                Err(TrySendError::Closed(_)) => {}
             }
+            self.backlog_bytes -= bytes;
         }
         self.full_since = None;
         if self.interrupted && self.inbox.has_room() {
@@ -137,6 +139,11 @@ impl ShardLink {
     }
 
     fn keep(&mut self, message: ShardMessage, bytes: usize) {
+        let gaps = |message: &ShardMessage| matches!(message, ShardMessage::GapEverywhere { .. });
+        // One says it all, however often a broker comes and goes.
+        if gaps(&message) && self.backlog.back().is_some_and(gaps) {
+            return;
+        }
         self.backlog.push_back(message);
         self.backlog_bytes += bytes;
     }

@@ -34,12 +34,14 @@ use topics::{InterestState, TopicTable};
 use crate::{
     clock::Clock,
     encoding::EncodedPublication,
-    limits::{HUB_EVENTS_PER_TURN, INTEREST_CALLS, INTERESTS_PER_CALL, SHARD_RETRY},
+    limits::{HUB_EVENTS_PER_TURN, INTEREST_CALLS, INTERESTS_PER_CALL, PATTERNS_PER_NAMESPACE, SHARD_RETRY},
     readiness::Readiness,
 };
 
 /// The reason of an interruption that is never over; see [`Interruption`].
 const REFUSED: &str = "refused";
+/// Why subscribers are told of a gap when a pattern that led their topic ends.
+const INTEREST_CHANGED: &str = "interest_changed";
 
 /// What the hub is told by the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -170,12 +172,10 @@ impl Hub {
     fn subscribe(&mut self, shard: ShardId, slot: SlotId, tenant: Tenant, topic: Topic) {
         let id = match self.topics.find(tenant.as_str(), topic.as_str()) {
             Some(id) => id,
-            None if self.topics.len() >= self.config.max_topics => {
-                let message = format!("this node has {} channels; that is its limit", self.topics.len());
-                let refusal = ErrorBody { retryable: true, ..ErrorBody::new(ErrorCode::LimitExceeded, message) };
-                return self.send(shard, ShardMessage::Refused { slot, refusal });
-            }
             None => {
+                if let Some(refusal) = self.full(&tenant, &topic) {
+                    return self.send(shard, ShardMessage::Refused { slot, refusal });
+                }
                 let id = self.topics.insert(tenant, topic);
                 self.wanted.push_back(id);
                 self.metrics.topics.set(self.topics.len() as f64);
@@ -188,6 +188,20 @@ impl Hub {
         if matches!(state.interest, InterestState::Held(_)) {
             self.send(shard, ShardMessage::Subscribed { slot });
         }
+    }
+
+    /// Why there is no room for a new topic. Patterns have a bound of their own: each publication in their namespace is
+    /// held against them.
+    fn full(&self, tenant: &Tenant, topic: &Topic) -> Option<ErrorBody> {
+        let patterns = self.topics.patterns(tenant, topic.namespace());
+        let message = if self.topics.len() >= self.config.max_topics {
+            format!("this node has {} channels; that is its limit", self.topics.len())
+        } else if topic.is_pattern() && patterns >= PATTERNS_PER_NAMESPACE {
+            format!("namespace {:?} has {patterns} patterns on this node; that is the limit", topic.namespace())
+        } else {
+            return None;
+        };
+        Some(ErrorBody { retryable: true, ..ErrorBody::new(ErrorCode::LimitExceeded, message) })
     }
 
     fn unsubscribe(&mut self, shard: ShardId, slot: SlotId, tenant: &Tenant, topic: &Topic) {
@@ -284,8 +298,12 @@ impl Hub {
             state.in_line = false;
             match state.lingers_until {
                 Some(until) if until <= now => {
-                    self.topics.remove(id);
-                    ended.push(id);
+                    if self.end_leading(id) {
+                        self.topics.remove(id);
+                        ended.push(id);
+                    } else {
+                        self.linger(id);
+                    }
                 }
                 // Somebody has subscribed again, and left again.
                 Some(until) => {
@@ -296,6 +314,21 @@ impl Hub {
             }
         }
         self.remove_at_broker(ended);
+    }
+
+    /// Prepares the end of an interest for those that it leads: what is on its way at the moment at which another begins to
+    /// lead may be lost or doubled. A channel therefore stays as long as it leads, which costs one interest; a pattern may
+    /// bring much that nobody wants, so it goes, and those that it led are told of a gap. `false`: it stays.
+    fn end_leading(&mut self, id: InterestId) -> bool {
+        let led = self.topics.led_by(id);
+        if led.is_empty() {
+            return true;
+        }
+        let is_pattern = self.topics.get(id).is_some_and(|state| state.topic.is_pattern());
+        if is_pattern {
+            self.tell_gap(&led, INTEREST_CHANGED);
+        }
+        is_pattern
     }
 
     fn remove_at_broker(&mut self, ended: Vec<InterestId>) {
@@ -352,7 +385,7 @@ impl Hub {
     fn targets(&self, publication: &Publication) -> Option<SmallVec<[(ShardId, Targets); 2]>> {
         let state = self.topics.get(publication.interest)?;
         let channel = match (&publication.channel, &state.topic) {
-            (None, Topic::Channel(_)) if !self.topics.has_patterns(&state.tenant) => {
+            (None, Topic::Channel(channel)) if self.topics.patterns(&state.tenant, channel.namespace()) == 0 => {
                 return Some(state.subscribers.iter().map(|(shard, slot)| (*shard, Targets::One(*slot))).collect());
             }
             (Some(channel), _) | (None, Topic::Channel(channel)) => channel,

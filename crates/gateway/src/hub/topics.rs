@@ -42,8 +42,8 @@ pub(super) enum InterestState {
 pub(super) struct TopicTable {
     places: slab::Slab<TopicState>,
     by_name: HashTable<u32>,
-    /// Topics that are patterns. Nearly always few.
-    patterns: HashMap<Tenant, Vec<u32>, RandomState>,
+    /// Topics that are patterns, by tenant and namespace, which in a pattern is always literal. Nearly always few.
+    patterns: HashMap<Tenant, HashMap<Box<str>, Vec<u32>, RandomState>, RandomState>,
     hasher: RandomState,
     next_generation: u32,
 }
@@ -77,7 +77,7 @@ impl TopicTable {
         let hash = self.hasher.hash_one((tenant.as_str(), topic.as_str()));
         let generation = self.next_generation;
         self.next_generation = self.next_generation.wrapping_add(1);
-        let is_pattern = topic.is_pattern();
+        let namespace = topic.is_pattern().then(|| Box::from(topic.namespace()));
         let state = TopicState {
             tenant: tenant.clone(),
             topic,
@@ -91,8 +91,8 @@ impl TopicTable {
         let index = u32::try_from(self.places.insert(state)).expect("the limit on channels is below 2^32");
         let (places, hasher) = (&self.places, &self.hasher);
         self.by_name.insert_unique(hash, index, |index| hash_of(hasher, &places[*index as usize]));
-        if is_pattern {
-            self.patterns.entry(tenant).or_default().push(index);
+        if let Some(namespace) = namespace {
+            self.patterns.entry(tenant).or_default().entry(namespace).or_default().push(index);
         }
         self.id(index)
     }
@@ -105,25 +105,41 @@ impl TopicTable {
         if let Ok(entry) = self.by_name.find_entry(hash, |other| *other as usize == index) {
             entry.remove();
         }
-        if let Some(patterns) = self.patterns.get_mut(state.tenant.as_str()) {
-            patterns.retain(|other| *other as usize != index);
-            if patterns.is_empty() {
-                self.patterns.remove(state.tenant.as_str());
-            }
+        if state.topic.is_pattern() {
+            self.remove_pattern(&state, index);
         }
         Some(state)
     }
 
-    /// Whether the tenant has patterns, so that a publication may belong to several topics.
-    pub(super) fn has_patterns(&self, tenant: &Tenant) -> bool {
-        !self.patterns.is_empty() && self.patterns.contains_key(tenant.as_str())
+    fn remove_pattern(&mut self, state: &TopicState, index: usize) {
+        let Some(namespaces) = self.patterns.get_mut(state.tenant.as_str()) else { return };
+        let Some(patterns) = namespaces.get_mut(state.topic.namespace()) else { return };
+        patterns.retain(|other| *other as usize != index);
+        if patterns.is_empty() {
+            namespaces.remove(state.topic.namespace());
+        }
+        if namespaces.is_empty() {
+            self.patterns.remove(state.tenant.as_str());
+        }
+    }
+
+    /// How many patterns a tenant has in a namespace. Where there are any, a publication may belong to several topics.
+    pub(super) fn patterns(&self, tenant: &Tenant, namespace: &str) -> usize {
+        self.patterns_in(tenant, namespace).len()
+    }
+
+    fn patterns_in(&self, tenant: &Tenant, namespace: &str) -> &[u32] {
+        if self.patterns.is_empty() {
+            return &[];
+        }
+        self.patterns.get(tenant.as_str()).and_then(|namespaces| namespaces.get(namespace)).map_or(&[], Vec::as_slice)
     }
 
     /// Every topic with a held interest that a channel belongs to, the one that was confirmed first in front. The broker
     /// sends a copy by each of them; the node takes the first topic's.
     pub(super) fn matching(&self, tenant: &Tenant, channel: &Channel) -> SmallVec<[InterestId; 4]> {
         let exact = self.find(tenant.as_str(), channel.as_str());
-        let patterns = self.patterns.get(tenant.as_str()).into_iter().flatten();
+        let patterns = self.patterns_in(tenant, channel.namespace()).iter();
         let patterns = patterns
             .filter(|index| self.places[**index as usize].topic.matches(channel.as_str()))
             .map(|index| self.id(*index));
@@ -143,12 +159,27 @@ impl TopicTable {
     /// through all topics where the tenant has patterns; for interruptions only.
     pub(super) fn overlapping(&self, id: InterestId) -> Vec<InterestId> {
         let Some(state) = self.get(id) else { return Vec::new() };
-        if !self.has_patterns(&state.tenant) {
+        if self.patterns(&state.tenant, state.topic.namespace()) == 0 {
             return vec![id];
         }
         let overlaps = |other: &TopicState| other.tenant == state.tenant && overlap(&other.topic, &state.topic);
         let found = self.places.iter().filter(|(_, other)| overlaps(other));
         found.map(|(index, _)| self.id(index as u32)).collect()
+    }
+
+    /// Topics with subscribers that this one leads: they have publications in common, and its interest was confirmed
+    /// first. For a channel that is a look at patterns; for a pattern at all topics.
+    pub(super) fn led_by(&self, id: InterestId) -> Vec<InterestId> {
+        let Some(state) = self.get(id) else { return Vec::new() };
+        let InterestState::Held(own) = state.interest else { return Vec::new() };
+        let is_led = |other: &InterestId| {
+            let other = self.get(*other).filter(|other| !other.subscribers.is_empty());
+            other.is_some_and(|other| matches!(other.interest, InterestState::Held(order) if order > own))
+        };
+        match &state.topic {
+            Topic::Channel(channel) => self.matching(&state.tenant, channel).into_iter().filter(is_led).collect(),
+            Topic::Pattern(_) => self.overlapping(id).into_iter().filter(is_led).collect(),
+        }
     }
 
     fn id(&self, index: u32) -> InterestId {
@@ -220,9 +251,29 @@ mod tests {
         table.get_mut(rest).unwrap().interest = InterestState::Held(3);
         table.remove(star);
         assert_eq!(table.matching(&tenant, &channel).as_slice(), [exact, rest]);
-        assert!(table.has_patterns(&tenant));
+        assert_eq!(table.patterns(&tenant, "project"), 1);
+        assert_eq!(table.patterns(&tenant, "other"), 0);
         table.remove(rest);
-        assert!(!table.has_patterns(&tenant));
+        assert_eq!(table.patterns(&tenant, "project"), 0);
+        assert!(table.patterns.is_empty());
+    }
+
+    #[test]
+    fn a_topic_leads_those_with_subscribers_that_were_confirmed_later() {
+        let mut table = TopicTable::default();
+        let subscribed = (ShardId(0), SlotId { index: 0, generation: 0 });
+        let mut held = |topic: &str, order| {
+            let id = insert(&mut table, "a", topic);
+            table.get_mut(id).unwrap().interest = InterestState::Held(order);
+            table.get_mut(id).unwrap().subscribers.push(subscribed);
+            id
+        };
+        let (first, star, second) = (held("project:1", 1), held("project:*", 2), held("project:2", 3));
+        assert_eq!(table.led_by(first), [star]);
+        assert_eq!(table.led_by(star), [second]);
+        assert_eq!(table.led_by(second), []);
+        table.get_mut(star).unwrap().subscribers.clear();
+        assert_eq!(table.led_by(first), []);
     }
 
     #[test]

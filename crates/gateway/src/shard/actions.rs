@@ -138,9 +138,16 @@ impl Shard {
         }
     }
 
-    /// Sends a request to the hub, in order. What its inbox does not take waits here: there is at most one subscribe and
-    /// one unsubscribe per topic of the shard, and topics are limited.
+    /// Sends a request to the hub, in order. What its inbox does not take waits here: for each topic at most one of a kind,
+    /// since an unsubscribe takes back a subscribe that has not left yet, and topics are limited.
     fn ask_hub(&self, state: &mut ShardState, request: HubRequest) {
+        if let HubRequest::Unsubscribe { slot, .. } = &request {
+            let asked = |other: &HubRequest| matches!(other, HubRequest::Subscribe { slot: own, .. } if own == slot);
+            if let Some(at) = state.unsent.iter().rposition(asked) {
+                state.unsent.remove(at);
+                return;
+            }
+        }
         state.unsent.push_back(request);
         self.send_unsent(state);
     }

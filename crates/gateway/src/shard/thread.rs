@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -67,6 +68,9 @@ impl ShardHandle {
     }
 }
 
+/// How long a thread that was told to end may take.
+const THREAD_END: Duration = Duration::from_secs(5);
+
 /// A running shard. Its owner waits for it with [`join`](Self::join).
 #[derive(Debug)]
 pub(crate) struct ShardThread {
@@ -108,8 +112,10 @@ impl ShardThread {
 
     /// Waits until the thread has given back all that it had. It ends when it is cancelled.
     pub(crate) async fn join(self) {
-        if self.ended.await.is_err() {
-            warn!("a shard's thread ended by a panic");
+        match tokio::time::timeout(THREAD_END, self.ended).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => warn!("a shard's thread ended by a panic"),
+            Err(_) => warn!("a shard's thread has not ended within {THREAD_END:?}, and is left"),
         }
     }
 }

@@ -98,7 +98,9 @@ mod tests {
     #[test]
     fn work_per_turn_is_bounded() {
         let mut wheel = Wheel::new(Time::from_millis(0));
-        (0..10).for_each(|index| drop(wheel.insert(Time::from_millis(5), id(index))));
+        for index in 0..10 {
+            wheel.insert(Time::from_millis(5), id(index));
+        }
         let mut batch = Vec::new();
         wheel.take_due(Time::from_millis(1_000), &mut batch, 4);
         assert_eq!(batch.len(), 4);
