@@ -181,7 +181,7 @@ mod tests {
         let (result, out, _) = outcome(Some(Command::Config { print: true }), "127.0.0.1:4242");
         assert!(is_code(&result, ExitCode::SUCCESS));
         assert!(out.contains("listen = \"127.0.0.1:4242\"\n"), "{out}");
-        assert!(out.contains("outbox_bytes = \"1MiB\"\n"), "{out}");
+        assert!(out.contains("outbox_bytes = \"4MiB\"\n"), "{out}");
     }
 
     #[test]
