@@ -3,7 +3,7 @@
 use reqwest::{Client as Http, Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use super::scene::Scene;
+use super::scene::{RECEIVED, Scene};
 use crate::node::{API_KEY, Node};
 
 const PUBLISH: &str = "/api/publish";
@@ -165,7 +165,7 @@ async fn a_bad_request_is_answered_and_publishes_nothing() {
             Some(endpoint) => format!("fanfare_api_requests_total{{endpoint=\"{endpoint}\",status=\"{status}\"}}"),
             None => "fanfare_connections_total".to_owned(),
         };
-        let counts = [(counted.as_str(), u32::from(endpoint.is_some())), ("fanfare_publications_received_total", 0)];
+        let counts = [(counted.as_str(), u32::from(endpoint.is_some())), (RECEIVED, 0)];
         let act = async |_: &Node| answer(request).await;
         let told = scene.case(name, &counts, act).await;
         let body = json!({ "error": { "code": code, "message": message, "retryable": false } });

@@ -156,6 +156,18 @@ async fn a_refused_handshake_says_why_and_the_socket_ends() {
             assert_eq!(json_of(&answer), body, "{name}");
         }
     }
+    // HTTP/2 has no answer that such a client could read.
+    let act = async |node: &Node| {
+        let mut raw = Raw::connect(node.public()).await;
+        raw.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        assert!(raw.ended().await);
+    };
+    scene.case("HTTP/2", &[(r#"fanfare_handshakes_refused_total{reason="http"}"#, 1)], act).await;
+    // Who connects and leaves, as a health check of a load balancer does, is no refusal.
+    let act = async |node: &Node| drop(Raw::connect(node.public()).await);
+    let nothing =
+        [r#"fanfare_handshakes_refused_total{reason="http"}"#, r#"fanfare_handshakes_refused_total{reason="timeout"}"#];
+    scene.case("a health check", &nothing.map(|sample| (sample, 0)), act).await;
 }
 
 #[tokio::test]

@@ -19,6 +19,9 @@ use crate::{
 /// Where the well-behaved clients are subscribed; whoever is let in where it may not be, could publish on the second.
 const CALM: [&str; 2] = ["project:calm", "board:calm"];
 
+/// Rises with every check that the well-behaved are not disturbed.
+pub(super) const RECEIVED: &str = "fanfare_publications_received_total";
+
 /// A sample of `/metrics`, and by how much a case raises it.
 pub(super) type Count<'a> = (&'a str, u32);
 
@@ -60,6 +63,11 @@ impl Scene {
         let result = act(&self.node).await;
         self.counted(&before, counts).await;
         self.undisturbed().await;
+        // Nor was more of it counted since.
+        let after = self.node.metrics().await;
+        for (sample, by) in counts.iter().filter(|(sample, _)| *sample != RECEIVED) {
+            assert_eq!(after.sample(sample), before.sample(sample) + f64::from(*by), "{sample}");
+        }
         drop(named);
         result
     }
