@@ -5,20 +5,25 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::{
     raw::{Raw, frame, text},
-    scene::{Scene, done},
+    scene::{Count, Scene, done},
 };
 use crate::{client::Client, handshake::TokenPlace, node::Node, token::token};
 
 /// Commands in one message; more are refused.
 const PER_MESSAGE: usize = 1000;
+const SLOW: Count<'_> = ("fanfare_slow_consumers_total", 1);
+const DISCONNECTED: Count<'_> = (r#"fanfare_disconnections_total{code="slow_consumer"}"#, 1);
 
 #[tokio::test]
 async fn ten_thousand_subscriptions_are_answered_one_by_one() {
-    let mut scene = Scene::start(Node::builder("memory:").set("limits.subscriptions", 1000)).await;
+    // A client of this library does not read while it sends; all the replies together are 2 MB.
+    let node = Node::builder("memory:").set("limits.subscriptions", 1000).set("limits.outbox_bytes", "4MiB");
+    let mut scene = Scene::start(node).await;
     let too_many = json!({
         "code": "LIMIT_EXCEEDED",
         "message": "the session has 1000 subscriptions; more are not allowed",
@@ -153,29 +158,22 @@ async fn who_sends_and_does_not_read_is_closed_and_costs_what_the_limit_says() {
     let single = text(&ping(7).to_string()).repeat(PER_MESSAGE);
     let control = frame(0x89, &[b'x'; 125]).repeat(PER_MESSAGE);
     let malformed = text("{").repeat(PER_MESSAGE);
-    let slow = [
-        ("fanfare_slow_consumers_total", FLOODERS as u32),
-        (r#"fanfare_disconnections_total{code="slow_consumer"}"#, FLOODERS as u32),
-        ("fanfare_connections", 0),
-    ];
     for (name, bytes) in [("in arrays", whole), ("in frames", single), ("WebSocket pings", control)] {
+        // One that reads at last gets what was answered before it was closed, and then the close.
+        let act = async |node: &Node| {
+            let mut flooders = flood_together(node, &bytes, 1).await;
+            flooders.pop().expect("one").closed().await
+        };
+        let closed = scene.case(name, &[SLOW, DISCONNECTED, ("fanfare_connections", 0)], act).await;
+        assert_eq!(closed, (4001, "outbox limit reached".to_owned()), "{name}");
+
         let before = scene.node().process().resident_bytes();
         let act = async |node: &Node| {
-            let done = AtomicBool::new(false);
-            let watching = async {
-                let base = node.metrics().await.sum("fanfare_slow_consumers_total");
-                node.wait_for_metrics("slow consumers", |metrics| {
-                    metrics.sum("fanfare_slow_consumers_total") - base >= FLOODERS as f64
-                })
-                .await;
-                done.store(true, Ordering::Relaxed);
-                node.process().resident_bytes()
-            };
-            let flooding = futures_util::future::join_all((0..FLOODERS).map(|_| flood(node, &bytes, &done)));
-            futures_util::join!(watching, flooding).0
+            drop(flood_together(node, &bytes, FLOODERS).await);
+            node.process().resident_bytes()
         };
-        let after = scene.case(name, &slow, act).await;
-        let grown = after.saturating_sub(before);
+        let counts = [(SLOW.0, FLOODERS as u32), (DISCONNECTED.0, FLOODERS as u32), ("fanfare_connections", 0)];
+        let grown = scene.case(name, &counts, act).await.saturating_sub(before);
         assert!(grown < (FLOODERS * OUTBOX + (16 << 20)) as u64, "{name}: {grown} bytes more");
     }
     // Who sends what is malformed never gets that far.
@@ -187,14 +185,25 @@ async fn who_sends_and_does_not_read_is_closed_and_costs_what_the_limit_says() {
     assert_eq!(scene.case("malformed", &[("fanfare_slow_consumers_total", 0)], act).await, 4503);
 }
 
-/// Sends commands and reads nothing until the node has closed; then reads what is there, which ends with the close.
-async fn flood(node: &Node, bytes: &[u8], done: &AtomicBool) {
+/// So many clients send commands and read nothing until the node has closed all of them.
+async fn flood_together(node: &Node, bytes: &[u8], flooders: usize) -> Vec<Raw> {
+    let base = node.metrics().await.sum(SLOW.0);
+    let closed = AtomicBool::new(false);
+    let watching = async {
+        node.wait_for_metrics("slow consumers", |metrics| metrics.sum(SLOW.0) - base >= flooders as f64).await;
+        closed.store(true, Ordering::Relaxed);
+    };
+    let flooding = join_all((0..flooders).map(|_| flood(node, bytes, &closed)));
+    futures_util::join!(watching, flooding).1
+}
+
+async fn flood(node: &Node, bytes: &[u8], closed: &AtomicBool) -> Raw {
     let mut raw = Raw::open(node.public(), &format!("/ws?token={}", token("acme", "mallory")), "").await;
-    while !done.load(Ordering::Relaxed) {
+    while !closed.load(Ordering::Relaxed) {
         raw.write(bytes).await;
         tokio::task::yield_now().await;
     }
-    assert_eq!(raw.closed().await, (4001, "outbox limit reached".to_owned()));
+    raw
 }
 
 #[tokio::test]

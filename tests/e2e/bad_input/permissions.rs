@@ -201,6 +201,7 @@ async fn a_refresh_cannot_change_who_it_is() {
     let mut scene = Scene::start(node()).await;
     let mut client = scene.node().client().connect_with(&narrow(), TokenPlace::Command).await;
     client.subscribe("project:a").await;
+    scene.node().wait_for_metrics("its subscription", |metrics| metrics.sum("fanfare_subscriptions") == 5.0).await;
     let cases = [
         ("another user", token("acme", "alice"), "FORBIDDEN", "refused"),
         ("another tenant", token("globex", "mallory"), "FORBIDDEN", "refused"),

@@ -48,6 +48,12 @@ impl Scene {
             }
             calm.push((tenant, client));
         }
+        // Gauges follow replies, and are compared from here on.
+        let all = [("fanfare_connections", 2.0), ("fanfare_sessions", 2.0), ("fanfare_subscriptions", 4.0)];
+        node.wait_for_metrics("the well-behaved", |metrics| {
+            all.iter().all(|(name, count)| metrics.sum(name) == *count)
+        })
+        .await;
         let calm = calm.try_into().unwrap_or_else(|_| unreachable!("two tenants"));
         Self { node, calm, rounds: 0 }
     }
