@@ -53,6 +53,9 @@ pub(crate) struct Options {
     /// The NATS subject.
     #[arg(long, default_value = "rt.pub.default.bench.1")]
     subject: String,
+    /// Seconds to wait before memory is read: allocators give back what the handshakes needed only after a while.
+    #[arg(long, default_value_t = 0)]
+    settle: u64,
     /// What a socket sends after its handshake, for servers that do not subscribe by path. `\\r` and `\\n` are read as such.
     #[arg(long)]
     hello: Option<String>,
@@ -108,6 +111,7 @@ async fn measure(options: &Options) -> Result<(), LoadError> {
     while let Some(joined) = connecting.join_next().await {
         start_reader(options, &mut readers, Some(joined), &received, epoch)?;
     }
+    tokio::time::sleep(Duration::from_secs(options.settle)).await;
     let idle_bytes = process::anonymous_bytes(options.pid)?.saturating_sub(before_sockets);
 
     let mut publisher = Publisher::connect(options).await?;
