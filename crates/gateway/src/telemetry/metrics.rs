@@ -51,7 +51,7 @@ metrics! {
     AUTH_TOTAL Counter "fanfare_auth_total" ["result"] "Tokens that were verified.";
     JWKS_FETCHES_TOTAL Counter "fanfare_jwks_fetches_total" ["result"] "Fetches of the key set.";
     PUBLICATIONS_RECEIVED_TOTAL Counter "fanfare_publications_received_total" [] "Publications that came from the broker.";
-    PUBLICATIONS_REFUSED_TOTAL Counter "fanfare_publications_refused_total" ["reason"] "Publications from the broker that are no envelope, and were not delivered.";
+    PUBLICATIONS_REFUSED_TOTAL Counter "fanfare_publications_refused_total" ["reason"] "Publications from the broker that are no envelope or on no channel, and were not delivered.";
     DELIVERIES_TOTAL Counter "fanfare_deliveries_total" [] "Publications queued for sessions, one for each session.";
     DELIVERED_BYTES_TOTAL Counter "fanfare_delivered_bytes_total" [] "Bytes written to clients' sockets.";
     GAPS_TOTAL Counter "fanfare_gaps_total" ["reason"] "Gaps that sessions were told of.";
