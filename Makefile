@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build test lint docs conformance fuzz servers help
+.PHONY: run build test lint docs conformance fuzz bench servers help
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
@@ -31,6 +31,10 @@ conformance: ## The whole Autobahn suite against our framing
 
 fuzz: ## A minute for each fuzz target
 	fuzz/run.sh 60
+
+bench: servers ## Fan-out side by side: the floor, a node, nats-server's WebSocket (some minutes)
+	cargo build --release --locked --bins
+	bench/run.py $(BENCH)
 
 servers: ## What the tests need from Debian
 	@tests/install-servers.sh

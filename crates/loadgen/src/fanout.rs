@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// The server's address.
     #[arg(long)]
     server: SocketAddr,
-    /// Path and query of the handshake; it subscribes, so that a socket needs no command.
+    /// Path and query of the handshake; it subscribes, so that a socket needs no command. `{n}` is the socket's number.
     #[arg(long, default_value = "/ws?channels=bench:1")]
     path: String,
     /// The server's process, for its CPU time.
@@ -97,7 +97,7 @@ async fn measure(options: &Options) -> Result<(), LoadError> {
             start_reader(options, &mut readers, connecting.join_next().await, &received, epoch)?;
         }
         let local = SocketAddr::from((local_address(number), 0));
-        let (server, path) = (options.server, options.path.clone());
+        let (server, path) = (options.server, options.path.replace("{n}", &number.to_string()));
         let (hello, subscribed) = (hello.clone(), options.subscribed.clone());
         connecting.spawn(async move {
             let mut socket = Socket::connect(server, local, &path).await?;

@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use fanfare_protocol::{CloseCode, Dialect, json, msgpack};
+use fanfare_protocol::{ClientMessage, CloseCode, DecodeError, Dialect, json, msgpack};
 use fanfare_session::Time;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
@@ -89,35 +89,12 @@ impl Shard {
 
     fn handle_event(&self, state: &mut ShardState, index: usize, now: Time, event: Event<'_>) {
         let dialect = state.connections[index].variant.dialect();
-        let metrics = &mut state.metrics;
         match (event, dialect) {
             (Event::Text(text), Dialect::Json) => {
-                let Some(session) = state.connections[index].session.as_deref_mut() else { return };
-                json::decode_frame(text, |message| match message {
-                    Ok(message) => {
-                        metrics.command(&message);
-                        session.handle_message(now, message);
-                    }
-                    Err(error) => {
-                        metrics.malformed();
-                        session.handle_malformed(now, error);
-                    }
-                });
-                self.carry_out(state, index, now);
+                self.take_frame(state, index, now, |each| json::decode_frame(text, each));
             }
             (Event::Binary(bytes), Dialect::MessagePack) => {
-                let Some(session) = state.connections[index].session.as_deref_mut() else { return };
-                msgpack::decode_frame(bytes, |message| match message {
-                    Ok(message) => {
-                        metrics.command(&message);
-                        session.handle_message(now, message);
-                    }
-                    Err(error) => {
-                        metrics.malformed();
-                        session.handle_malformed(now, error);
-                    }
-                });
-                self.carry_out(state, index, now);
+                self.take_frame(state, index, now, |each| msgpack::decode_frame(bytes, each));
             }
             (Event::Text(_), Dialect::MessagePack) => {
                 self.close(state, index, CloseCode::UnsupportedData, "fanfare.v1.msgpack takes binary frames");
@@ -129,6 +106,29 @@ impl Shard {
             (Event::Pong(_), _) => {}
             (Event::Close { .. }, _) => self.handle_close(state, index),
         }
+    }
+
+    /// Hands all that a frame holds to the session, and carries out what it asks for.
+    fn take_frame(
+        &self,
+        state: &mut ShardState,
+        index: usize,
+        now: Time,
+        decode: impl FnOnce(&mut dyn FnMut(Result<ClientMessage, DecodeError>)),
+    ) {
+        let metrics = &mut state.metrics;
+        let Some(session) = state.connections[index].session.as_deref_mut() else { return };
+        decode(&mut |message| match message {
+            Ok(message) => {
+                metrics.command(&message);
+                session.handle_message(now, message);
+            }
+            Err(error) => {
+                metrics.malformed();
+                session.handle_malformed(now, error);
+            }
+        });
+        self.carry_out(state, index, now);
     }
 
     /// The client closes: its close is answered (RFC 6455 section 5.5.1), and the node, as the server, ends the connection.

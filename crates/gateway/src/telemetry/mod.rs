@@ -46,7 +46,10 @@ pub fn install(log: &LogConfig) -> Result<PrometheusHandle, TelemetryError> {
 /// [`TelemetryError`]
 pub fn install_log(log: &LogConfig) -> Result<(), TelemetryError> {
     use tracing_subscriber::util::SubscriberInitExt as _;
-    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(&log.level)?).with_writer(io::stderr);
+    // The NATS client tells at info of every message that it drops, one line each. Whoever wants that says so: of two
+    // directives for one target the later counts.
+    let filter = EnvFilter::try_new(format!("async_nats=warn,{}", log.level))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match log.format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).finish().try_init()?,
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).finish().try_init()?,
