@@ -7,6 +7,7 @@ mod broker;
 mod client;
 mod client_message;
 mod cluster;
+mod compression;
 mod delivery;
 mod faults;
 mod handshake;
@@ -15,6 +16,7 @@ mod metrics;
 mod msgpack;
 mod node;
 mod publication;
+mod raw;
 mod slow_consumer;
 mod token;
 

@@ -202,8 +202,8 @@ async fn the_configured_number_of_malformed_messages_closes() {
     let frames = async |node: &Node| {
         let mut client = node.client().open().await;
         // The node may close before all of it is sent.
-        let bytes = super::raw::text("{").repeat(1000);
-        let mut raw = super::raw::Raw::open(node.public(), "/ws", "").await;
+        let bytes = crate::raw::text("{").repeat(1000);
+        let mut raw = crate::raw::Raw::open(node.public(), "/ws", "").await;
         raw.write(&bytes).await;
         for _ in 0..100 {
             assert!(raw.text().await.starts_with(r#"{"event":"system:error","data":{"code":"BAD_REQUEST""#));

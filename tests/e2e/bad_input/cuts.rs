@@ -3,10 +3,8 @@
 use fanfare_testkit::wait_until;
 use serde_json::json;
 
-use super::{
-    raw::{Length, Raw, frame, header, request, text},
-    scene::Scene,
-};
+use super::scene::Scene;
+use crate::raw::{Length, Raw, frame, header, request, text};
 use crate::{SOON, node::Node, token::token};
 
 /// What has to be as before.

@@ -8,10 +8,8 @@ use std::{
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::{
-    raw::{Raw, frame, text},
-    scene::{Count, Scene, done},
-};
+use super::scene::{Count, Scene, done};
+use crate::raw::{Raw, frame, text};
 use crate::{client::Client, handshake::TokenPlace, node::Node, token::token};
 
 /// Commands in one message; more are refused.

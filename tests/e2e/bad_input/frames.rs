@@ -5,10 +5,8 @@ use std::io::Write as _;
 use flate2::{Compression, write::DeflateEncoder};
 use serde_json::json;
 
-use super::{
-    raw::{Length, Raw, frame, header, text},
-    scene::Scene,
-};
+use super::scene::Scene;
+use crate::raw::{Length, Raw, frame, header, text};
 use crate::{node::Node, token::token};
 
 const DEFLATE: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n";

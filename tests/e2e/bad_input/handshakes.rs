@@ -7,10 +7,8 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{
-    raw::{Answer, Raw, request, text},
-    scene::Scene,
-};
+use super::scene::Scene;
+use crate::raw::{Answer, Raw, request, text};
 use crate::{
     metrics::Metrics,
     node::{Node, NodeBuilder},
@@ -242,7 +240,7 @@ async fn who_does_not_authenticate_is_closed_at_the_timeout() {
         let mut silent = Raw::open(node.public(), "/ws", "").await;
         let mut busy = Raw::open(node.public(), "/ws", "").await;
         // Neither pings nor refused commands put it off.
-        busy.write([super::raw::frame(0x89, b"alive"), text(r#"{"id":1,"type":"ping"}"#)].concat()).await;
+        busy.write([crate::raw::frame(0x89, b"alive"), text(r#"{"id":1,"type":"ping"}"#)].concat()).await;
         for raw in [&mut silent, &mut busy] {
             assert_eq!(raw.closed().await, (4004, "not connected in time".to_owned()));
         }

@@ -8,6 +8,5 @@ mod floods;
 mod frames;
 mod handshakes;
 mod permissions;
-mod raw;
 mod scene;
 mod tokens;

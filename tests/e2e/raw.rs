@@ -17,37 +17,37 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// A TCP connection.
-pub(super) struct Raw {
+pub(crate) struct Raw {
     stream: TcpStream,
     input: Vec<u8>,
 }
 
 /// An HTTP response.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// Status line and headers, in lower case.
-    pub(super) head: String,
-    pub(super) body: String,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 /// A WebSocket frame of the node.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Frame {
+pub(crate) struct Frame {
     /// FIN, reserved bits and opcode.
-    pub(super) first: u8,
-    pub(super) payload: Vec<u8>,
+    pub(crate) first: u8,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Raw {
-    pub(super) async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("the node listens");
         stream.set_nodelay(true).expect("a TCP socket");
         Self { stream, input: Vec::new() }
     }
 
     /// Opens a WebSocket at a target such as `/ws?token=…`, with more headers, each ended by CR LF.
-    pub(super) async fn open(address: SocketAddr, target: &str, headers: &str) -> Self {
+    pub(crate) async fn open(address: SocketAddr, target: &str, headers: &str) -> Self {
         let mut raw = Self::connect(address).await;
         raw.write(request(target, headers)).await;
         let answer = raw.answer().await;
@@ -57,18 +57,18 @@ impl Raw {
     }
 
     /// Writes bytes. The node may have closed by then; what counts is what it answers.
-    pub(super) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         let writing = self.stream.write_all(bytes.as_ref());
         let _ = timeout(SOON, writing).await.expect("the node takes what is sent");
     }
 
     /// Reads an HTTP response.
-    pub(super) async fn answer(&mut self) -> Answer {
+    pub(crate) async fn answer(&mut self) -> Answer {
         self.answer_to(true).await
     }
 
     /// Reads an HTTP response, which to `HEAD` has no body (RFC 9110 section 9.3.2).
-    pub(super) async fn answer_to(&mut self, has_body: bool) -> Answer {
+    pub(crate) async fn answer_to(&mut self, has_body: bool) -> Answer {
         let end = loop {
             match self.input.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
                 Some(end) => break end + 4,
@@ -87,7 +87,7 @@ impl Raw {
     }
 
     /// Reads a frame; `None` at the end of the connection.
-    pub(super) async fn frame(&mut self) -> Option<Frame> {
+    pub(crate) async fn frame(&mut self) -> Option<Frame> {
         if !self.has(2).await {
             return None;
         }
@@ -107,14 +107,14 @@ impl Raw {
     }
 
     /// Reads a text message, which must be there.
-    pub(super) async fn text(&mut self) -> String {
+    pub(crate) async fn text(&mut self) -> String {
         let frame = self.frame().await.expect("a message");
         assert_eq!(frame.first, 0x81, "{frame:?}");
         String::from_utf8(frame.payload).expect("text is UTF-8")
     }
 
     /// Reads to the close frame: its code and reason. After it nothing may come but the end.
-    pub(super) async fn closed(&mut self) -> (u16, String) {
+    pub(crate) async fn closed(&mut self) -> (u16, String) {
         loop {
             let frame = self.frame().await.expect("a close frame before the end");
             if frame.first == 0x88 {
@@ -127,17 +127,17 @@ impl Raw {
     }
 
     /// Waits for what comes next, and says whether it is the end.
-    pub(super) async fn ended(&mut self) -> bool {
+    pub(crate) async fn ended(&mut self) -> bool {
         self.input.is_empty() && !self.fill().await
     }
 
     /// Whether nothing at all comes within a time.
-    pub(super) async fn is_silent(&mut self, time: Duration) -> bool {
+    pub(crate) async fn is_silent(&mut self, time: Duration) -> bool {
         self.input.is_empty() && timeout(time, self.stream.readable()).await.is_err()
     }
 
     /// Ends the connection at once, by RST.
-    pub(super) fn reset(self) {
+    pub(crate) fn reset(self) {
         self.stream.set_zero_linger().expect("a TCP socket");
     }
 
@@ -163,7 +163,7 @@ impl Raw {
 }
 
 /// A request that opens a WebSocket.
-pub(super) fn request(target: &str, headers: &str) -> String {
+pub(crate) fn request(target: &str, headers: &str) -> String {
     format!(
         "GET {target} HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{headers}\r\n"
@@ -171,7 +171,7 @@ pub(super) fn request(target: &str, headers: &str) -> String {
 }
 
 /// A frame as a client sends it, whatever its first byte says: masked, its length in the fewest bytes.
-pub(super) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let length = payload.len() as u64;
     let form = match length {
         0..126 => Length::Short(length as u8),
@@ -184,20 +184,20 @@ pub(super) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A text message.
-pub(super) fn text(payload: &str) -> Vec<u8> {
+pub(crate) fn text(payload: &str) -> Vec<u8> {
     frame(0x81, payload.as_bytes())
 }
 
 /// How a length is written.
 #[derive(Clone, Copy)]
-pub(super) enum Length {
+pub(crate) enum Length {
     Short(u8),
     Two(u16),
     Eight(u64),
 }
 
 /// The header of a masked frame.
-pub(super) fn header(first: u8, length: Length) -> Vec<u8> {
+pub(crate) fn header(first: u8, length: Length) -> Vec<u8> {
     let mut bytes = vec![first];
     match length {
         Length::Short(length) => bytes.push(0x80 | length),
