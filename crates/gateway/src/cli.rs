@@ -127,7 +127,10 @@ fn carry_out(command: Option<Command>, inputs: &Inputs, out: &mut dyn io::Write,
     };
     let written = match command {
         None => return Outcome::Serve(Box::new(config)),
-        Some(Command::CheckConfig) => writeln!(err, "the configuration is valid"),
+        Some(Command::CheckConfig) => {
+            let warnings = config.warnings.iter().try_for_each(|warning| writeln!(err, "warning: {warning}"));
+            warnings.and_then(|()| writeln!(err, "the configuration is valid"))
+        }
         Some(Command::Config { .. }) => out.write_all(config.to_toml().as_bytes()),
     };
     Outcome::Exit(if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -5,7 +5,7 @@ use std::{io::Write as _, process::ExitCode};
 use fanfare_broker::BrokerOptions;
 use fanfare_gateway::{Node, RunningNode, cli, config::Config, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
 
 async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let prometheus = telemetry::install(&config.log)?;
+    config.warnings.iter().for_each(|warning| warn!("{warning}"));
     let shutdown = config.timeouts.shutdown;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

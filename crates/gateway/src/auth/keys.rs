@@ -45,11 +45,19 @@ pub fn check_key(config: &KeyConfig) -> Option<String> {
     Key::new(config).err().map(|error| error.text)
 }
 
+/// Why a configured key can be used but should not be: whoever has one token can try secrets until one fits.
+pub fn weakness(config: &KeyConfig) -> Option<String> {
+    let KeyMaterial::Secret(secret) = &config.material else { return None };
+    let bytes = secret.expose().len();
+    let weak = bytes < SECRET_BYTES;
+    weak.then(|| format!("the secret has {bytes} bytes; at least {SECRET_BYTES} are needed (RFC 7518 section 3.2)"))
+}
+
 impl Key {
     pub(super) fn new(config: &KeyConfig) -> Result<Self, KeyError> {
         let error = |text: String| KeyError { origin: config.origin.clone(), text };
         let (key, fitting) = match &config.material {
-            KeyMaterial::Secret(secret) => from_secret(secret.expose()),
+            KeyMaterial::Secret(secret) => Ok(from_secret(secret.expose())),
             KeyMaterial::Pem(pem) => from_pem(pem),
         }
         .map_err(error)?;
@@ -103,14 +111,8 @@ fn algorithm(named: KeyAlgorithm) -> Option<Algorithm> {
     Algorithm::try_from(named).ok()
 }
 
-fn from_secret(secret: &str) -> Result<(DecodingKey, Vec<Algorithm>), String> {
-    if secret.len() < SECRET_BYTES {
-        return Err(format!(
-            "the secret has {} bytes; at least {SECRET_BYTES} are needed (RFC 7518 section 3.2)",
-            secret.len()
-        ));
-    }
-    Ok((DecodingKey::from_secret(secret.as_bytes()), AlgorithmFamily::Hmac.algorithms().to_vec()))
+fn from_secret(secret: &str) -> (DecodingKey, Vec<Algorithm>) {
+    (DecodingKey::from_secret(secret.as_bytes()), AlgorithmFamily::Hmac.algorithms().to_vec())
 }
 
 fn from_pem(pem: &str) -> Result<(DecodingKey, Vec<Algorithm>), String> {

@@ -8,7 +8,7 @@ mod verifier;
 
 pub use config::{AuthConfig, JwksConfig, KeyConfig, KeyMaterial, TokenPolicy};
 pub use jsonwebtoken::Algorithm;
-pub use keys::{KeyError, check_key};
+pub use keys::{KeyError, check_key, weakness};
 pub use verifier::Verifier;
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub(super) fn build(mut reader: Reader) -> Result<Config, Problems> {
     // Contradictions between values that are themselves wrong would only repeat what is said already.
     check::contradictions(&config, attempted, &mut reader);
     if reader.problems.is_empty() {
-        Ok(Config { effective: reader.effective, ..config })
+        Ok(Config { effective: reader.effective, warnings: reader.warnings, ..config })
     } else {
         reader.problems.sort_by(|a, b| a.key.cmp(&b.key));
         reader.problems.dedup();
@@ -84,6 +84,7 @@ fn read(reader: &mut Reader) -> (Config, Attempted) {
         log: read_log(reader),
         development,
         effective: Default::default(),
+        warnings: Vec::new(),
     };
     (config, attempted)
 }

@@ -72,9 +72,19 @@ fn authentication(config: &Config, attempted: Attempted, reader: &mut Reader) {
                     or allow clients without a token with auth.anonymous = true";
         reader.contradiction("auth.anonymous", false, text);
     }
+    let exposed = ![config.listen, config.internal_listen].iter().all(|address| address.ip().is_loopback());
+    let weak = |reader: &mut Reader, origin: &str, text: String| {
+        if exposed {
+            reader.contradiction_masked(origin, text);
+        } else {
+            reader.warnings.push(format!("{origin}: {text}; it is taken because only loopback is served"));
+        }
+    };
     for key in &config.auth.keys {
         if let Some(error) = auth::check_key(key) {
             reader.contradiction_masked(&key.origin, error);
+        } else if let Some(text) = auth::weakness(key) {
+            weak(reader, &key.origin, text);
         }
     }
     let algorithms = &config.auth.policy.algorithms;
@@ -84,9 +94,11 @@ fn authentication(config: &Config, attempted: Attempted, reader: &mut Reader) {
     }
     for (index, key) in config.api_keys.iter().enumerate() {
         let visible = key.expose().bytes().all(|byte| byte.is_ascii_graphic());
-        if key.expose().len() < API_KEY_CHARACTERS || !visible {
-            let text = format!("key {} must be at least {API_KEY_CHARACTERS} visible ASCII characters", index + 1);
+        let text = format!("key {} must be at least {API_KEY_CHARACTERS} visible ASCII characters", index + 1);
+        if !visible {
             reader.contradiction_masked("api_keys", text);
+        } else if key.expose().len() < API_KEY_CHARACTERS {
+            weak(reader, "api_keys", text);
         }
     }
 }

@@ -55,6 +55,8 @@ pub struct Config {
     pub log: LogConfig,
     /// No authentication is configured and both listeners are on loopback.
     pub development: bool,
+    /// What is accepted but should not stay as it is; each names its key.
+    pub warnings: Vec<String>,
     /// Every key with its value in effect, as `config --print` shows it.
     effective: print::Effective,
 }

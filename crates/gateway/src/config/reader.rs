@@ -23,6 +23,8 @@ pub(super) struct Reader {
     values: Dict,
     known: BTreeSet<String>,
     pub(super) problems: Vec<Problem>,
+    /// What is accepted but should not stay as it is.
+    pub(super) warnings: Vec<String>,
     pub(super) effective: Effective,
 }
 
@@ -36,7 +38,14 @@ pub(super) struct Found {
 impl Reader {
     pub(super) fn new(figment: Figment, mut values: Dict) -> Self {
         flatten_arrays_of_tables(&mut values);
-        Self { figment, values, known: BTreeSet::new(), problems: Vec::new(), effective: Effective::default() }
+        Self {
+            figment,
+            values,
+            known: BTreeSet::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            effective: Effective::default(),
+        }
     }
 
     /// Notes a problem with a key, by its value as it was given.

@@ -295,8 +295,23 @@ fn a_secret_of_digits_stays_a_text() {
 }
 
 #[test]
+fn weak_keys_are_taken_on_loopback_with_a_warning() {
+    let environment = [("FANFARE_AUTH__HMAC_SECRET", "hidden"), ("FANFARE_API_KEY", "short")];
+    let config = load(r#"broker = "memory:""#, &environment).unwrap();
+    assert_eq!(
+        config.warnings,
+        [
+            "auth.hmac_secret: the secret has 6 bytes; at least 32 are needed (RFC 7518 section 3.2); it is taken because only loopback is served",
+            "api_keys: key 1 must be at least 16 visible ASCII characters; it is taken because only loopback is served",
+        ]
+    );
+    assert!(!config.development);
+}
+
+#[test]
 fn weak_and_unusable_keys_are_told() {
     let toml = r#"
+        listen = "0.0.0.0:8000"
         broker = "memory:"
         api_keys = ["short", "has a space in it ...", "api-key-0123456789"]
         [auth]
