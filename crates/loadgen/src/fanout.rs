@@ -10,9 +10,15 @@ use std::{
 };
 
 use clap::Args;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinSet};
+use tokio::task::JoinSet;
 
-use crate::{LoadError, process, socket::Socket};
+use crate::{
+    LoadError,
+    literal::Literal,
+    process,
+    publisher::{Publisher, STAMP},
+    socket::Socket,
+};
 
 /// Sockets from one local address: far below the number of its ports, since those of earlier runs may still be taken.
 const SOCKETS_PER_ADDRESS: usize = 1_000;
@@ -35,10 +41,13 @@ pub(crate) struct Options {
     /// The server's process, for its CPU time.
     #[arg(long)]
     pid: u32,
+    /// The broker's process, where a server has one, for its CPU time.
+    #[arg(long)]
+    broker_pid: Option<u32>,
     /// Sockets.
     #[arg(long, default_value_t = 1_000)]
     sockets: usize,
-    /// Rounds: each is published at once, and waited for before the next.
+    /// Rounds: each is published at once, and waited for before the next. With none, only idle memory is measured.
     #[arg(long, default_value_t = 100)]
     rounds: usize,
     /// Messages in one round.
@@ -47,24 +56,34 @@ pub(crate) struct Options {
     /// Bytes of the event's data.
     #[arg(long, default_value_t = 128)]
     bytes: usize,
-    /// Where to publish: a NATS server, or `floor` for the floor's own port.
-    #[arg(long)]
+    /// Where to publish: `floor` for the floor's own port, or a URL of `nats:`, `http:`, `mqtt:` or `socketio+redis:`.
+    #[arg(long, default_value = "floor")]
     publish: String,
-    /// The NATS subject.
+    /// The NATS subject, the MQTT topic or the Socket.IO room.
     #[arg(long, default_value = "rt.pub.default.bench.1")]
     subject: String,
     /// Seconds to wait before memory is read: allocators give back what the handshakes needed only after a while.
     #[arg(long, default_value_t = 0)]
     settle: u64,
-    /// What a socket sends after its handshake, for servers that do not subscribe by path. `\\r` and `\\n` are read as such.
+    /// The WebSocket subprotocol that is offered.
     #[arg(long)]
-    hello: Option<String>,
+    protocol: Option<String>,
+    /// What a socket sends after its handshake, for servers that do not subscribe by path: text with `\\r` and `\\n`, or
+    /// `hex:…` for a binary message.
+    #[arg(long)]
+    hello: Option<Literal>,
     /// What stands in every event and in nothing else: a frame may hold several events.
     #[arg(long, default_value = "\"t\":")]
-    marker: String,
+    marker: Literal,
     /// What stands in the answer to a subscription, which each socket waits for; empty: the handshake is enough.
     #[arg(long, default_value = "system:subscribed")]
-    subscribed: String,
+    subscribed: Literal,
+    /// A message that is a ping by the server's own protocol.
+    #[arg(long, requires = "pong")]
+    ping: Option<Literal>,
+    /// What is answered to that ping.
+    #[arg(long)]
+    pong: Option<Literal>,
 }
 
 /// What the sockets have got.
@@ -74,9 +93,13 @@ struct Received {
     latencies: Mutex<Vec<Duration>>,
 }
 
-enum Publisher {
-    Nats(async_nats::Client, String),
-    Floor(TcpStream),
+/// What one run has cost.
+#[derive(Default)]
+struct Outcome {
+    idle_bytes: u64,
+    cpu: Duration,
+    broker_cpu: Duration,
+    wall: Duration,
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), LoadError> {
@@ -86,7 +109,6 @@ pub(crate) fn run(options: &Options) -> Result<(), LoadError> {
 }
 
 async fn measure(options: &Options) -> Result<(), LoadError> {
-    let hello = options.hello.as_deref().map(|hello| hello.replace("\\r", "\r").replace("\\n", "\n"));
     let before_sockets = process::anonymous_bytes(options.pid)?;
     let received = Arc::new(Received::default());
     let epoch = Instant::now();
@@ -98,13 +120,14 @@ async fn measure(options: &Options) -> Result<(), LoadError> {
         }
         let local = SocketAddr::from((local_address(number), 0));
         let (server, path) = (options.server, options.path.replace("{n}", &number.to_string()));
-        let (hello, subscribed) = (hello.clone(), options.subscribed.clone());
+        let (protocol, hello) = (options.protocol.clone(), options.hello.clone());
+        let subscribed = options.subscribed.bytes.clone();
         connecting.spawn(async move {
-            let mut socket = Socket::connect(server, local, &path).await?;
+            let mut socket = Socket::connect(server, local, &path, protocol.as_deref()).await?;
             if let Some(hello) = hello {
-                socket.send(hello.as_bytes()).await?;
+                socket.send(&hello).await?;
             }
-            while !subscribed.is_empty() && count(socket.next().await?, subscribed.as_bytes()) == 0 {}
+            while !subscribed.is_empty() && count(socket.next().await?, &subscribed) == 0 {}
             Ok((number, socket))
         });
     }
@@ -114,22 +137,40 @@ async fn measure(options: &Options) -> Result<(), LoadError> {
     tokio::time::sleep(Duration::from_secs(options.settle)).await;
     let idle_bytes = process::anonymous_bytes(options.pid)?.saturating_sub(before_sockets);
 
-    let mut publisher = Publisher::connect(options).await?;
+    let mut outcome = Outcome { idle_bytes, ..Outcome::default() };
+    if options.rounds > 0 {
+        fan_out(options, &received, &mut readers, epoch, &mut outcome).await?;
+    }
+    report(options, &received, &outcome);
+    Ok(())
+}
+
+async fn fan_out(
+    options: &Options,
+    received: &Received,
+    readers: &mut JoinSet<LoadError>,
+    epoch: Instant,
+    outcome: &mut Outcome,
+) -> Result<(), LoadError> {
+    let mut publisher =
+        Publisher::connect(&options.publish, options.server, &options.subject, options.bytes, epoch).await?;
     // The first round warms caches and buffers, and is not counted.
-    publisher.publish(options, epoch).await?;
+    publisher.publish(options.burst).await?;
     let per_round = (options.burst * options.sockets) as u64;
     let mut expected = per_round;
-    wait_for(&received, expected, &mut readers).await?;
+    wait_for(received, expected, readers).await?;
     received.latencies.lock().expect("no reader panics while it holds it").clear();
 
-    let (cpu, begun) = (process::cpu(options.pid)?, Instant::now());
+    let broker_cpu = || options.broker_pid.map_or(Ok(Duration::ZERO), process::cpu);
+    let (cpu, broker, begun) = (process::cpu(options.pid)?, broker_cpu()?, Instant::now());
     for _ in 0..options.rounds {
-        publisher.publish(options, epoch).await?;
+        publisher.publish(options.burst).await?;
         expected += per_round;
-        wait_for(&received, expected, &mut readers).await?;
+        wait_for(received, expected, readers).await?;
     }
-    let (cpu, wall) = (process::cpu(options.pid)?.saturating_sub(cpu), begun.elapsed());
-    report(options, &received, cpu, wall, idle_bytes);
+    outcome.cpu = process::cpu(options.pid)?.saturating_sub(cpu);
+    outcome.broker_cpu = broker_cpu()?.saturating_sub(broker);
+    outcome.wall = begun.elapsed();
     Ok(())
 }
 
@@ -150,11 +191,20 @@ fn start_reader(
 ) -> Result<(), LoadError> {
     let Some(Ok(connected)) = joined else { return Err(LoadError::Failed("a connecting task panicked".into())) };
     let (number, mut socket) = connected?;
-    let (received, marker) = (received.clone(), options.marker.clone().into_bytes());
+    let (received, marker) = (received.clone(), options.marker.bytes.clone());
+    let heartbeat = options.ping.clone().zip(options.pong.clone());
     readers.spawn(async move {
         loop {
             match socket.next().await {
                 Ok(message) => {
+                    if let Some((ping, pong)) = &heartbeat
+                        && message == ping.bytes
+                    {
+                        if let Err(error) = socket.send(pong).await {
+                            return error;
+                        }
+                        continue;
+                    }
                     if number % SAMPLE == 0
                         && let Some(sent) = sent_at(message)
                     {
@@ -180,10 +230,9 @@ fn count(message: &[u8], marker: &[u8]) -> u64 {
 
 /// When the message was published: `"t":"…"` in its data, nanoseconds since the run began.
 fn sent_at(message: &[u8]) -> Option<Duration> {
-    let text = std::str::from_utf8(message).ok()?;
-    let (_, rest) = text.split_once("\"t\":")?;
-    let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
-    digits.parse().ok().map(Duration::from_nanos)
+    let begin = memchr::memmem::find(message, STAMP)? + STAMP.len();
+    let digits = message[begin..].split(|byte| !byte.is_ascii_digit()).next()?;
+    std::str::from_utf8(digits).ok()?.parse().ok().map(Duration::from_nanos)
 }
 
 async fn wait_for(received: &Received, expected: u64, readers: &mut JoinSet<LoadError>) -> Result<(), LoadError> {
@@ -201,47 +250,10 @@ async fn wait_for(received: &Received, expected: u64, readers: &mut JoinSet<Load
     Ok(())
 }
 
-impl Publisher {
-    async fn connect(options: &Options) -> Result<Self, LoadError> {
-        if options.publish == "floor" {
-            let stream = TcpStream::connect(options.server).await.map_err(LoadError::io("the floor"))?;
-            stream.set_nodelay(true).map_err(LoadError::io("the floor"))?;
-            let mut publisher = Self::Floor(stream);
-            // Three bytes tell a publisher from a client.
-            if let Self::Floor(stream) = &mut publisher {
-                stream.write_all(b"PUB").await.map_err(LoadError::io("the floor"))?;
-            }
-            return Ok(publisher);
-        }
-        let client = async_nats::connect(&options.publish).await;
-        let client = client.map_err(|error| LoadError::Failed(format!("{}: {error}", options.publish)))?;
-        Ok(Self::Nats(client, options.subject.clone()))
-    }
-
-    async fn publish(&mut self, options: &Options, epoch: Instant) -> Result<(), LoadError> {
-        match self {
-            Self::Floor(stream) => {
-                let line = format!("{} {}\n", options.burst, options.bytes + 90);
-                stream.write_all(line.as_bytes()).await.map_err(LoadError::io("the floor"))
-            }
-            Self::Nats(client, subject) => {
-                for _ in 0..options.burst {
-                    let mut data = format!("{{\"t\":{},\"x\":\"", epoch.elapsed().as_nanos());
-                    while data.len() + 2 < options.bytes {
-                        data.push('x');
-                    }
-                    let body = format!("{{\"event\":\"bench\",\"data\":{data}\"}}}}");
-                    let published = client.publish(subject.clone(), body.into()).await;
-                    published.map_err(|error| LoadError::Failed(error.to_string()))?;
-                }
-                client.flush().await.map_err(|error| LoadError::Failed(error.to_string()))
-            }
-        }
-    }
-}
-
-fn report(options: &Options, received: &Received, cpu: Duration, wall: Duration, idle_bytes: u64) {
+fn report(options: &Options, received: &Received, outcome: &Outcome) {
     let deliveries = (options.rounds * options.burst * options.sockets) as f64;
+    // Where nothing was delivered there is no cost of a delivery, which JSON shows as null.
+    let per_delivery = |cpu: Duration| cpu.as_secs_f64() * 1e6 / deliveries;
     let mut latencies = received.latencies.lock().expect("no reader panics while it holds it").clone();
     latencies.sort_unstable();
     let at = |share: f64| {
@@ -253,11 +265,12 @@ fn report(options: &Options, received: &Received, cpu: Duration, wall: Duration,
         "rounds": options.rounds,
         "burst": options.burst,
         "bytes": options.bytes,
-        "cpu_us_per_delivery": cpu.as_secs_f64() * 1e6 / deliveries,
-        "deliveries_per_s": deliveries / wall.as_secs_f64(),
+        "cpu_us_per_delivery": per_delivery(outcome.cpu),
+        "broker_us_per_delivery": options.broker_pid.map(|_| per_delivery(outcome.broker_cpu)),
+        "deliveries_per_s": deliveries / outcome.wall.as_secs_f64(),
         "latency_p50_ms": at(0.5),
         "latency_p99_ms": at(0.99),
-        "idle_bytes_per_socket": idle_bytes as f64 / options.sockets as f64,
+        "idle_bytes_per_socket": outcome.idle_bytes as f64 / options.sockets as f64,
     });
     use std::io::Write as _;
     let _ = writeln!(std::io::stdout(), "{figures}");

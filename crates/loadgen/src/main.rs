@@ -2,7 +2,9 @@
 
 mod fanout;
 mod floor;
+mod literal;
 mod process;
+mod publisher;
 mod socket;
 
 use std::{net::SocketAddr, process::ExitCode};
@@ -25,7 +27,7 @@ enum Command {
         listen: SocketAddr,
     },
     /// One channel, many sockets: CPU of the server per delivery, and latency.
-    Fanout(fanout::Options),
+    Fanout(Box<fanout::Options>),
 }
 
 /// What went wrong, for people.

@@ -7,7 +7,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-use crate::LoadError;
+use crate::{LoadError, literal::Literal};
 
 /// A connected socket with what has been read and not yet taken.
 pub(crate) struct Socket {
@@ -17,14 +17,20 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Connects from `local` and upgrades at `path`.
-    pub(crate) async fn connect(server: SocketAddr, local: SocketAddr, path: &str) -> Result<Self, LoadError> {
+    /// Connects from `local` and upgrades at `path`, offering a subprotocol where one is given.
+    pub(crate) async fn connect(
+        server: SocketAddr,
+        local: SocketAddr,
+        path: &str,
+        protocol: Option<&str>,
+    ) -> Result<Self, LoadError> {
         let socket = TcpSocket::new_v4().map_err(LoadError::io("socket"))?;
         socket.bind(local).map_err(LoadError::io(format!("binding {local}")))?;
         let mut stream = socket.connect(server).await.map_err(LoadError::io(format!("connecting to {server}")))?;
+        let protocol = protocol.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n")).unwrap_or_default();
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {server}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+             Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n{protocol}\r\n"
         );
         stream.write_all(request.as_bytes()).await.map_err(LoadError::io("writing the handshake"))?;
         let mut socket = Self { stream, buffer: Vec::new(), start: 0 };
@@ -59,13 +65,13 @@ impl Socket {
         }
     }
 
-    /// Sends a binary message of at most 125 bytes, masked with zeros, which is legal and changes nothing.
-    pub(crate) async fn send(&mut self, message: &[u8]) -> Result<(), LoadError> {
-        let length = u8::try_from(message.len()).ok().filter(|length| *length <= 125);
-        let length = length.ok_or_else(|| LoadError::Failed("a hello has at most 125 bytes".into()))?;
-        let mut frame = vec![0x82, 0x80 | length, 0, 0, 0, 0];
-        frame.extend_from_slice(message);
-        self.stream.write_all(&frame).await.map_err(LoadError::io("writing the hello"))
+    /// Sends a text or binary message of at most 125 bytes, masked with zeros, which is legal and changes nothing.
+    pub(crate) async fn send(&mut self, message: &Literal) -> Result<(), LoadError> {
+        let length = u8::try_from(message.bytes.len()).ok().filter(|length| *length <= 125);
+        let length = length.ok_or_else(|| LoadError::Failed("a message of the load has at most 125 bytes".into()))?;
+        let mut frame = vec![if message.binary { 0x82 } else { 0x81 }, 0x80 | length, 0, 0, 0, 0];
+        frame.extend_from_slice(&message.bytes);
+        self.stream.write_all(&frame).await.map_err(LoadError::io("writing a message"))
     }
 
     async fn fill(&mut self) -> Result<(), LoadError> {

@@ -1,0 +1,131 @@
+"""Processes that a measurement starts and ends, the floor, and the node."""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+SERVER_CORE, LOAD_CORE = "0", "1"
+HOST = "127.0.1.1"  # outgoing sockets use other loopback addresses, so a port that is free here stays free
+
+
+class Server:
+    """A process with its address; ended when the scenario is over."""
+
+    def __init__(self, name, command, core, ready=False, port=None, worker=False, files=None):
+        """`ready`: it prints a line with its address. `worker`: its one child does the work. `files`: what to write into
+        its directory first; `{directory}` in the command is that directory."""
+        self.name, self.port, self.worker = name, port, worker
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix=f"bench-{name}-"))
+        for file, text in (files or {}).items():
+            (self.directory / file).write_text(text)
+        command = [str(part).replace("{directory}", str(self.directory)) for part in command]
+        self.log = open(self.directory / "log", "wb")
+        self.process = subprocess.Popen(
+            ["taskset", "-c", core, *command], stdout=subprocess.PIPE if ready else self.log, stderr=self.log
+        )
+        if ready:
+            line = self.process.stdout.readline()
+            self.port = int(json.loads(line)["public"].rsplit(":", 1)[1])
+        else:
+            self.wait_for_port()
+
+    @property
+    def pid(self):
+        """The process that does the work."""
+        if not self.worker:
+            return self.process.pid
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        while self.process.poll() is None:
+            if pids := children.read_text().split():
+                return int(pids[0])
+        sys.exit(f"{self.name} has ended: {self.said()}")
+
+    def wait_for_port(self, deadline=20):
+        until = time.monotonic() + deadline
+        while time.monotonic() < until and self.process.poll() is None:
+            try:
+                socket.create_connection((HOST, self.port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.02)
+        sys.exit(f"{self.name} does not listen on {HOST}:{self.port}: {self.said()}")
+
+    def said(self):
+        return (self.directory / "log").read_text(errors="replace")[-2000:]
+
+    def end(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
+def version(*command):
+    """What a program says of its version, without its name."""
+    run = subprocess.run(command, capture_output=True, text=True)
+    line = next(iter((run.stdout + run.stderr).splitlines()), "")
+    return next((word.strip(",v") for word in line.replace("=", " ").replace("/", " ").split() if word.strip("v")[:1].isdigit()), line)
+
+
+class Floor:
+    """Handshakes, and then nothing but send()."""
+
+    name, missing, broker = "floor", None, None
+
+    def versions(self):
+        return None
+
+    def start(self):
+        command = [TARGET / "fanfare-load", "floor", "--listen", f"{HOST}:0"]
+        return Server("floor", command, SERVER_CORE, ready=True), ["--publish", "floor", "--path", "/", "--subscribed", "", "--marker", ""]
+
+    def end(self):
+        pass
+
+
+class Fanfare:
+    """A node with bench/fanfare.toml, and NATS or `memory:` behind it."""
+
+    name, missing = "fanfare", None
+
+    def __init__(self, memory=False):
+        self.broker, self.memory = None, memory
+
+    def versions(self):
+        return None if self.memory else f"nats-server {version('nats-server', '--version')}"
+
+    def start(self):
+        url = "memory:"
+        if not self.memory:
+            self.broker = self.broker or nats_broker()
+            url = f"nats://{HOST}:{self.broker.port}"
+        command = [TARGET / "fanfare-gateway", "--config", ROOT / "bench/fanfare.toml", "--listen", f"{HOST}:0"]
+        command += ["--internal-listen", f"{HOST}:0", "--broker", url]
+        return Server("fanfare", command, SERVER_CORE, ready=True), ["--publish", url]
+
+    def end(self):
+        if self.broker:
+            self.broker.end()
+
+
+def nats_broker():
+    port = free_port()
+    return Server("broker", ["nats-server", "-a", HOST, "-p", port], LOAD_CORE, port=port)

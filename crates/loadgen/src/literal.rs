@@ -1,0 +1,45 @@
+//! Bytes from the command line: text, or what is no text.
+
+use std::str::FromStr;
+
+use crate::LoadError;
+
+/// What a socket sends or looks for: text in which `\r` and `\n` are read as such, or `hex:…`, which goes out as a binary message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Literal {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) binary: bool,
+}
+
+impl FromStr for Literal {
+    type Err = LoadError;
+
+    fn from_str(text: &str) -> Result<Self, LoadError> {
+        let Some(digits) = text.strip_prefix("hex:") else {
+            return Ok(Self { bytes: text.replace("\\r", "\r").replace("\\n", "\n").into_bytes(), binary: false });
+        };
+        let bytes = digits.as_bytes().chunks(2).map(byte).collect::<Option<Vec<u8>>>();
+        let bytes =
+            bytes.ok_or_else(|| LoadError::Failed(format!("{text}: hex: takes pairs of hexadecimal digits")))?;
+        Ok(Self { bytes, binary: true })
+    }
+}
+
+fn byte(pair: &[u8]) -> Option<u8> {
+    let [high, low] = pair else { return None };
+    let digit = |digit: &u8| char::from(*digit).to_digit(16).map(|value| value as u8);
+    Some(digit(high)? << 4 | digit(low)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_bytes() {
+        assert_eq!("PING\\r\\n".parse::<Literal>().unwrap(), Literal { bytes: b"PING\r\n".to_vec(), binary: false });
+        assert_eq!("hex:9003fF".parse::<Literal>().unwrap(), Literal { bytes: vec![0x90, 3, 0xff], binary: true });
+        assert!("hex:901".parse::<Literal>().is_err());
+        assert!("hex:9g".parse::<Literal>().is_err());
+    }
+}
