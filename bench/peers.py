@@ -107,7 +107,8 @@ class Mosquitto(Peer):
         port, tcp = free_port(), free_port()
         config = f"""allow_anonymous true
 persistence false
-log_dest none
+log_dest stderr
+log_type error
 set_tcp_nodelay true
 listener {tcp} {HOST}
 protocol mqtt

@@ -14,8 +14,9 @@ import subprocess
 import sys
 
 from peers import Mosquitto, Nats, Nchan, SocketIo
-from servers import HOST, LOAD_CORE, TARGET, Fanfare, Floor
+from servers import HOST, LOAD_CORE, TARGET, Fanfare, Floor, NotListening
 
+ATTEMPTS = 5  # to start a server, each with other ports
 SETTLE = 10  # seconds until an allocator has given back what handshakes needed
 
 
@@ -102,7 +103,7 @@ def idle(servers, arguments):
 
 def measure(server, load, instead=()):
     """One run of the load against a fresh process of the server. `instead` replaces options of the server's own."""
-    process, options = server.start()
+    process, options = started(server)
     try:
         command = ["taskset", "-c", LOAD_CORE, TARGET / "fanfare-load", "fanout", "--server", f"{HOST}:{process.port}", "--pid", process.pid]
         if server.broker:
@@ -114,6 +115,16 @@ def measure(server, load, instead=()):
         return json.loads(result.stdout)
     finally:
         process.end()
+
+
+def started(server):
+    """Some servers bind their port on every address, where an outgoing socket of a run before may still have it."""
+    for _ in range(ATTEMPTS):
+        try:
+            return server.start()
+        except NotListening as error:
+            reason = error
+    sys.exit(str(reason))
 
 
 def shown(runs, key, unit, digits=1):

@@ -16,6 +16,10 @@ SERVER_CORE, LOAD_CORE = "0", "1"
 HOST = "127.0.1.1"  # outgoing sockets use other loopback addresses, so a port that is free here stays free
 
 
+class NotListening(Exception):
+    """A server did not come up: a port may have been taken since it was found free."""
+
+
 class Server:
     """A process with its address; ended when the scenario is over."""
 
@@ -56,7 +60,9 @@ class Server:
                 return
             except OSError:
                 time.sleep(0.02)
-        sys.exit(f"{self.name} does not listen on {HOST}:{self.port}: {self.said()}")
+        said = self.said()
+        self.end()
+        raise NotListening(f"{self.name} does not listen on {HOST}:{self.port}: {said}")
 
     def said(self):
         return (self.directory / "log").read_text(errors="replace")[-2000:]
@@ -104,13 +110,17 @@ class Floor:
 class Fanfare:
     """A node with bench/fanfare.toml, and NATS or `memory:` behind it."""
 
-    name, missing = "fanfare", None
+    name = "fanfare"
 
     def __init__(self, memory=False):
         self.broker, self.memory = None, memory
 
+    @property
+    def missing(self):
+        return None if self.memory or shutil.which("nats-server") else "apt-get install nats-server"
+
     def versions(self):
-        return None if self.memory else f"nats-server {version('nats-server', '--version')}"
+        return f"fanfare on nats-server {version('nats-server', '--version')}, one shard"
 
     def start(self):
         url = "memory:"
