@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 
-from servers import HOST, LOAD_CORE, ROOT, SERVER_CORE, Server, free_port, version
+from servers import HOST, LOAD_CORE, ROOT, SERVER_CORE, Server, free_everywhere, free_port, version
 
 OPEN_FILES = 19_900
 PROGRAMS = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where Debian has servers
@@ -104,7 +104,7 @@ class Mosquitto(Peer):
         return f"mosquitto {version(program('mosquitto'), '-h')}, QoS 0, no persistence"
 
     def start(self):
-        port, tcp = free_port(), free_port()
+        port, tcp = free_everywhere(), free_port()
         config = f"""allow_anonymous true
 persistence false
 log_dest stderr

@@ -118,7 +118,7 @@ def measure(server, load, instead=()):
 
 
 def started(server):
-    """Some servers bind their port on every address, where an outgoing socket of a run before may still have it."""
+    """A port that was free a moment ago may have been taken."""
     for _ in range(ATTEMPTS):
         try:
             return server.start()

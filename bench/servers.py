@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -82,6 +83,18 @@ def free_port():
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return probe.getsockname()[1]
+
+
+def free_everywhere():
+    """A port for a server that binds it on every address: the outgoing sockets of earlier runs, gone or not, are in its way."""
+    while True:
+        port = random.randrange(1_024, 65_536)
+        with socket.socket(socket.AF_INET6) as probe:
+            try:
+                probe.bind(("::", port))
+                return port
+            except OSError:
+                continue
 
 
 def version(*command):
