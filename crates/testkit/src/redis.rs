@@ -1,6 +1,7 @@
 //! Real Redis servers.
 
 mod reply;
+mod sentinel;
 
 use std::fs;
 use std::io;
@@ -15,6 +16,7 @@ use crate::process::Process;
 use crate::tls::{Authority, CertificateFiles};
 
 pub use reply::Reply;
+pub use sentinel::{RedisSentinel, SERVICE};
 
 /// Names the program to use instead of the `redis-server` that is installed.
 pub const PROGRAM_VARIABLE: &str = "FANFARE_TEST_REDIS_SERVER";
@@ -40,6 +42,7 @@ pub struct RedisBuilder {
     tls: bool,
     fsync: Option<Fsync>,
     lines: Vec<String>,
+    announces: bool,
 }
 
 /// When the append-only file reaches the disk (`appendfsync`).
@@ -60,7 +63,7 @@ struct User {
 }
 
 impl RedisBuilder {
-    /// Only this ACL user, with this password, may connect; it may do everything. The default user is off.
+    /// Only this ACL user, with this password, may connect; it may do everything. The default user is off, unless it is this one.
     #[must_use]
     pub fn user(mut self, name: &str, password: &str) -> Self {
         self.user = Some(User { name: name.to_owned(), password: password.to_owned() });
@@ -86,6 +89,12 @@ impl RedisBuilder {
     #[must_use]
     pub fn line(mut self, line: &str) -> Self {
         self.lines.push(line.to_owned());
+        self
+    }
+
+    /// Other servers see and name it by its own address. Else it would come to them from 127.0.0.1, as all do.
+    fn announces(mut self) -> Self {
+        self.announces = true;
         self
     }
 
@@ -141,7 +150,9 @@ impl RedisBuilder {
             ]),
         }
         if let Some(User { name, password }) = &self.user {
-            lines.push("user default off".to_owned());
+            if name != "default" {
+                lines.push("user default off".to_owned());
+            }
             lines.push(format!("user {name:?} on {:?} ~* &* +@all", format!(">{password}")));
         }
         if let Some(fsync) = self.fsync {
@@ -151,6 +162,13 @@ impl RedisBuilder {
                 Fsync::Never => "no",
             };
             lines.extend(["appendonly yes".to_owned(), format!("appendfsync {when}")]);
+        }
+        if self.announces {
+            lines.extend([
+                format!("bind-source-addr {ip}"),
+                format!("replica-announce-ip {ip}"),
+                format!("replica-announce-port {port}"),
+            ]);
         }
         lines.extend(self.lines.iter().cloned());
         lines.join("\n") + "\n"

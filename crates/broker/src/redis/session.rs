@@ -6,7 +6,7 @@ use fred::{
     clients::Client,
     error::Error,
     interfaces::{ClientLike as _, EventInterface as _},
-    prelude::{Builder, Config},
+    prelude::{Builder, Config, ServerConfig},
     types::{CustomCommand, Message, Value},
 };
 use tokio::{sync::broadcast, time::timeout};
@@ -41,7 +41,7 @@ pub(super) struct Session {
 impl Connector {
     /// Connects, logs in and returns the messages that will come.
     pub(super) async fn open(&self) -> Result<(Arc<Session>, broadcast::Receiver<Message>), Error> {
-        let client = Builder::from_config(self.config.clone())
+        let client = Builder::from_config(self.shuffled())
             .with_performance_config(|performance| {
                 performance.default_command_timeout = self.request_timeout;
                 performance.broadcast_channel_capacity = self.capacity;
@@ -83,6 +83,16 @@ impl Connector {
             ended.cancel();
         });
         Ok((session, messages))
+    }
+
+    /// The library believes the first sentinel that answers. One that has lost the others names a master that is gone, so
+    /// every attempt begins with another.
+    fn shuffled(&self) -> Config {
+        let mut config = self.config.clone();
+        if let ServerConfig::Sentinel { hosts, .. } = &mut config.server {
+            fastrand::shuffle(hosts);
+        }
+        config
     }
 }
 
