@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    NAME, Redis,
+    NAME, Redis, sentinels,
     session::{Connector, Session},
     subscriber::{Subscriber, Subscriptions},
     table::Table,
@@ -98,6 +98,15 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
     let (published_by, publisher_receiver) = watch::channel(Some(publisher));
     tasks.spawn(subscriber.run(session, messages));
     tasks.spawn(watch_over(Arc::clone(&subscriptions), closed.clone()));
+    for watcher in sentinels::watchers(&publishing, &address) {
+        let (subscriptions, publisher) = (Arc::clone(&subscriptions), publisher_receiver.clone());
+        let closed = closed.clone();
+        tasks.spawn(async move {
+            let sessions =
+                || [subscriptions.session.borrow().clone(), publisher.borrow().clone()].into_iter().flatten();
+            closed.run_until_cancelled(Box::pin(watcher.run(sessions))).await;
+        });
+    }
     tasks.spawn(async move {
         let closed = publishing.closed.clone();
         closed.run_until_cancelled(keep_publisher(&publishing, &published_by)).await;
@@ -235,7 +244,7 @@ async fn keep_publisher(connector: &Connector, current: &watch::Sender<Option<Ar
 }
 
 /// Waits for the end of a session, which it ends itself where the server does not answer.
-async fn live(session: &Session) {
+pub(super) async fn live(session: &Session) {
     let asking = async {
         let mut interval = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         loop {

@@ -6,7 +6,7 @@ use fred::{
     clients::Client,
     error::Error,
     interfaces::{ClientLike as _, EventInterface as _},
-    prelude::{Builder, Config, ServerConfig},
+    prelude::{Builder, Config, Server, ServerConfig},
     types::{CustomCommand, Message, Value},
 };
 use tokio::{sync::broadcast, time::timeout};
@@ -34,6 +34,8 @@ pub(super) struct Connector {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) client: Client,
+    /// Which server it is, where that was asked for at sentinels.
+    server: Option<Server>,
     /// Cancelled by whoever wants it to end, and when it has ended.
     ended: CancellationToken,
 }
@@ -57,17 +59,17 @@ impl Connector {
         let messages = client.message_rx();
         let mut connected = client.reconnect_rx();
         let mut connection = AbortOnDrop(client.connect());
-        tokio::select! {
+        let server = tokio::select! {
             ended = &mut connection.0 => {
                 let failed = || Error::new(fred::error::ErrorKind::IO, "the connection was closed");
                 return Err(ended.map_err(|_| failed())?.err().unwrap_or_else(failed));
             }
-            _ = connected.recv() => {}
-        }
+            server = connected.recv() => server.ok(),
+        };
         // Only for those who look at the server; an ACL may refuse it.
         let command = CustomCommand::new_static("CLIENT", None::<u16>, false);
         let _: Result<Value, Error> = client.custom(command, vec!["SETNAME", &self.client_name]).await;
-        let session = Arc::new(Session { client, ended: CancellationToken::new() });
+        let session = Arc::new(Session { client, server, ended: CancellationToken::new() });
         let (ended, closed) = (session.ended.clone(), self.closed.clone());
         self.tasks.spawn(async move {
             let has_ended = tokio::select! {
@@ -97,6 +99,11 @@ impl Connector {
 }
 
 impl Session {
+    /// Whether the server is this one.
+    pub(super) fn is_at(&self, host: &str, port: u16) -> bool {
+        self.server.as_ref().is_some_and(|server| &*server.host == host && server.port == port)
+    }
+
     pub(super) fn is_alive(&self) -> bool {
         !self.ended.is_cancelled()
     }
