@@ -5,7 +5,7 @@ use std::{fs, io, net::SocketAddr, time::Duration};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use super::{PROGRAM_VARIABLE, RedisBuilder, RedisServer, Reply, reply};
+use super::{PROGRAM_VARIABLE, RedisBuilder, RedisServer, Reply, eventually, reply, text};
 use crate::launch::{self, START_ATTEMPTS, STOP_DEADLINE, percent_encode};
 use crate::process::Process;
 
@@ -24,9 +24,6 @@ const FAILOVER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the group may take until all of it knows of all. Sentinels greet each other every 2 s; a failover whose vote
 /// was split is tried again after twice its timeout.
 const GROUP_DEADLINE: Duration = Duration::from_secs(40);
-
-/// How often the group is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A master, two replicas and three sentinels (two of which have to agree), each on a loopback address of its own.
 #[derive(Debug)]
@@ -167,7 +164,7 @@ impl RedisSentinel {
     ///
     /// When they do not agree in time.
     pub async fn agreed_master(&self) -> usize {
-        let master = eventually("sentinels that agree", || self.master()).await.address();
+        let master = eventually(GROUP_DEADLINE, "sentinels that agree", || self.master()).await.address();
         self.servers.iter().position(|server| server.address() == master).expect("the master is one of the servers")
     }
 
@@ -177,7 +174,7 @@ impl RedisSentinel {
     ///
     /// When that does not happen in time.
     pub async fn wait_for_failover(&self, old: usize) {
-        eventually("another master", || self.failed_over(old)).await;
+        eventually(GROUP_DEADLINE, "another master", || self.failed_over(old)).await;
     }
 
     /// Stops all servers, replicas first; the sentinels stay.
@@ -212,7 +209,7 @@ impl RedisSentinel {
     ///
     /// When that does not happen in time.
     pub async fn wait_until_whole(&self) {
-        eventually("a whole group of servers and sentinels", || self.whole()).await;
+        eventually(GROUP_DEADLINE, "a whole group of servers and sentinels", || self.whole()).await;
     }
 
     async fn failed_over(&self, old: usize) -> Option<()> {
@@ -322,20 +319,6 @@ fn builder(passwords: Option<&Passwords>, lines: &[&str]) -> RedisBuilder {
     }
 }
 
-/// As `wait_for`, for futures of which the compiler can see that they are `Send`.
-async fn eventually<T, Probe: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> Probe) -> T {
-    let looking = async {
-        loop {
-            if let Some(found) = probe().await {
-                return found;
-            }
-            tokio::time::sleep(POLL_INTERVAL).await;
-        }
-    };
-    let found = tokio::time::timeout(GROUP_DEADLINE, looking).await;
-    found.unwrap_or_else(|_| panic!("waited {GROUP_DEADLINE:?} in vain for {what}"))
-}
-
 /// `master` or `slave`; empty where it does not answer.
 async fn role(server: &RedisServer) -> String {
     match server.ask(&["ROLE"]).await {
@@ -347,15 +330,6 @@ async fn role(server: &RedisServer) -> String {
 /// Whether it is a replica that is connected to its master and has its data.
 async fn follows(server: &RedisServer) -> bool {
     server.ask(&["INFO", "replication"]).await.is_ok_and(|info| text(&info).contains("master_link_status:up"))
-}
-
-fn text(reply: &Reply) -> String {
-    match reply {
-        Reply::Status(text) | Reply::Error(text) => text.clone(),
-        Reply::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        Reply::Integer(number) => number.to_string(),
-        Reply::Nil | Reply::Array(_) => String::new(),
-    }
 }
 
 #[cfg(test)]
