@@ -6,7 +6,10 @@ use crate::{BrokerError, BrokerOptions, mask_url};
 
 /// What is allowed, for errors.
 const ALLOWED: &str = "allowed are memory:, nats://host[:4222], tls://host[:4222] (NATS, several separated by commas), \
-     redis://host[:6379], rediss://host[:6379]";
+     redis://host[:6379], rediss://host[:6379], redis-sentinel://host[:26379][,host…]/SERVICE, rediss-sentinel://…";
+
+/// The schemes of Redis servers that sentinels watch over.
+const SENTINEL: [&str; 2] = ["redis-sentinel", "rediss-sentinel"];
 
 /// Which broker a URL means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +17,20 @@ pub(crate) enum Address {
     Memory,
     Nats(Servers),
     Redis(Servers),
+    RedisSentinel(Sentinels),
+}
+
+/// A Redis server that is asked for at sentinels.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Sentinels {
+    /// The sentinels; user and password are those of the server that they name.
+    pub(crate) servers: Servers,
+    /// The name by which they know it.
+    pub(crate) service: String,
+    /// At the sentinels.
+    pub(crate) user: Option<String>,
+    /// At the sentinels.
+    pub(crate) password: Option<String>,
 }
 
 /// Where and as whom.
@@ -43,12 +60,16 @@ impl Address {
             "redis" | "rediss" => {
                 let servers = Servers::parse(options, list, &["redis", "rediss"], 6379)?;
                 if servers.servers.len() > 1 {
-                    return Err(unusable(options, "one server; several need Sentinel or Cluster, which come later"));
+                    return Err(unusable(
+                        options,
+                        "one server; several with a master among them need redis-sentinel://",
+                    ));
                 }
                 Ok(Self::Redis(servers))
             }
-            "redis-sentinel" | "redis-cluster" => {
-                Err(unusable(options, &format!("Sentinel and Cluster are not supported yet; {ALLOWED}")))
+            "redis-sentinel" | "rediss-sentinel" => Sentinels::parse(options, list).map(Self::RedisSentinel),
+            "redis-cluster" | "rediss-cluster" => {
+                Err(unusable(options, &format!("Redis Cluster is not supported yet; {ALLOWED}")))
             }
             _ => Err(unusable(options, ALLOWED)),
         }
@@ -100,6 +121,44 @@ impl Servers {
             self.password = url.password().map(decode).transpose()?;
         }
         Ok(())
+    }
+}
+
+impl Sentinels {
+    /// `redis-sentinel://[user:password@]host[:port][,host[:port]…]/SERVICE[?sentinel_user=…&sentinel_password=…]`
+    fn parse(options: &BrokerOptions, list: &str) -> Result<Self, BrokerError> {
+        let incomplete =
+            || unusable(options, &format!("sentinels and /SERVICE, the name of what they watch; {ALLOWED}"));
+        let (list, query) = list.split_once('?').map_or((list, None), |(list, query)| (list, Some(query)));
+        let (scheme, rest) = list.split_once("://").ok_or_else(incomplete)?;
+        let (hosts, service) = rest.split_once('/').ok_or_else(incomplete)?;
+        let service = percent_decode(service).filter(|name| is_service(name)).ok_or_else(incomplete)?;
+        let servers = Servers::parse(options, &format!("{scheme}://{hosts}"), &SENTINEL, 26379)?;
+        let mut sentinels = Self { servers, service, user: None, password: None };
+        for (name, value) in query.map(|query| url::form_urlencoded::parse(query.as_bytes())).into_iter().flatten() {
+            match &*name {
+                "sentinel_user" => sentinels.user = Some(value.into_owned()),
+                "sentinel_password" => sentinels.password = Some(value.into_owned()),
+                _ => return Err(unusable(options, "after the ? only sentinel_user and sentinel_password")),
+            }
+        }
+        if sentinels.user.is_some() && sentinels.password.is_none() {
+            return Err(unusable(options, "sentinel_user and sentinel_password, or sentinel_password alone"));
+        }
+        Ok(sentinels)
+    }
+}
+
+/// What Sentinel takes as a name.
+fn is_service(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+}
+
+/// Secrets are masked.
+impl std::fmt::Debug for Sentinels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { servers, service, .. } = self;
+        f.debug_struct("Sentinels").field("servers", servers).field("service", service).finish_non_exhaustive()
     }
 }
 
@@ -236,12 +295,37 @@ mod tests {
             "http://a",
             "a:4222",
             "redis-sentinel://a",
+            "redis-sentinel://a/",
+            "redis-sentinel:///main",
+            "redis-sentinel://a/not a name",
+            "redis-sentinel://a/main/0",
+            "redis-sentinel://a,,b/main",
+            "redis-sentinel://a,redis://b/main",
             "redis-cluster://a",
         ] {
             let error = parse(url).expect_err(url).to_string();
             assert!(error.contains("redis://host[:6379]"), "{url}: {error}");
         }
         assert!(parse("redis-cluster://a").unwrap_err().to_string().contains("not supported yet"));
+    }
+
+    #[test]
+    fn sentinels_their_service_and_their_own_user() {
+        let sentinels = |url: &str| match parse(url) {
+            Ok(Address::RedisSentinel(sentinels)) => sentinels,
+            other => panic!("{url}: {other:?}"),
+        };
+        let found = sentinels("redis-sentinel://gate:p%2Fw@a,b:1, [::1]/main-1");
+        assert_eq!(names(&found.servers), ["a:26379", "b:1", "[::1]:26379"]);
+        assert_eq!((found.servers.user.as_deref(), found.servers.password.as_deref()), (Some("gate"), Some("p/w")));
+        assert_eq!((&*found.service, found.user, found.servers.tls), ("main-1", None, false));
+        let found = sentinels("rediss-sentinel://a/main?sentinel_user=s&sentinel_password=p%26w");
+        assert_eq!((found.user.as_deref(), found.password.as_deref()), (Some("s"), Some("p&w")));
+        assert!(found.servers.tls && found.servers.user.is_none() && !format!("{found:?}").contains("p&w"));
+        for url in ["redis-sentinel://a/main?db=1", "redis-sentinel://a/main?sentinel_user=hidden"] {
+            let error = parse(url).expect_err(url).to_string();
+            assert!(error.contains("sentinel_password") && !error.contains("hidden"), "{error}");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ use fanfare_protocol::{Channel, Tenant, Topic};
 pub use error::BrokerError;
 pub use event::{BrokerEvent, Events, InterestId, Interruption, Publication, Scope};
 pub use open::open;
-pub use options::{BrokerOptions, mask_url};
+pub use options::{BrokerOptions, check_url, mask_url};
 
 /// What a node wants from the broker: a channel or pattern of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]

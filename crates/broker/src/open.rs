@@ -17,7 +17,7 @@ pub async fn open(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events), 
         #[cfg(feature = "nats")]
         Address::Nats(_) => crate::nats::connect(options).await,
         #[cfg(feature = "redis")]
-        Address::Redis(_) => crate::redis::connect(options).await,
+        Address::Redis(_) | Address::RedisSentinel(_) => crate::redis::connect(options).await,
         #[cfg(not(all(feature = "nats", feature = "redis")))]
         _ => Err(BrokerError::Configuration {
             what: "broker",

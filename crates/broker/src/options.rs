@@ -2,10 +2,13 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use crate::{BrokerError, address::Address};
+
 /// Which broker, how to reach it, and as whom. The URL chooses the adapter.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BrokerOptions {
-    /// `memory:`, `nats://…`, `tls://…`, `redis://…` or `rediss://…`; on NATS a list of servers, separated by commas.
+    /// `memory:`, `nats://…`, `tls://…`, `redis://…`, `rediss://…` or `redis-sentinel://…/SERVICE`; on NATS and for sentinels
+    /// a list of servers, separated by commas.
     /// User and password (or, on NATS, a token) may stand in it, percent-encoded.
     pub url: String,
     /// First segment of all subjects.
@@ -91,6 +94,14 @@ impl fmt::Debug for BrokerOptions {
             .field("client_name", &self.client_name)
             .finish()
     }
+}
+
+/// Whether [`open`](crate::open) can read a URL; nothing is connected to.
+///
+/// # Errors
+/// [`BrokerError::Configuration`] says what is allowed.
+pub fn check_url(url: &str) -> Result<(), BrokerError> {
+    Address::parse(&BrokerOptions::new(url)).map(drop)
 }
 
 /// A URL, or a list of them, as it may be shown: what stands before an `@` or after a `?` is masked.

@@ -1,4 +1,4 @@
-//! The Redis adapter: plain pub/sub on one server, over RESP3.
+//! The Redis adapter: plain pub/sub on one server, over RESP3; with sentinels, on the one that they name as master.
 //!
 //! One connection publishes and one subscribes, so that a server that ends a subscriber because it reads too slowly does
 //! not keep the node from publishing. The library's own reconnecting is not used, see `session`.
@@ -8,11 +8,16 @@
 //!
 //! A server that is there but does not answer is noticed within 10 s.
 //!
+//! With sentinels every new connection asks them which server is the master and checks its role, since after a failover it
+//! is another. They are listened to as well: where they replace a master that still answers, the connections to it are ended
+//! at once. A node that hears none of them learns of it when they make a replica of the old master, which ends its clients.
+//!
 //! A node needs `+hello +ping +publish +subscribe +unsubscribe +psubscribe +punsubscribe +client|info +client|setname
 //! +client|id` in its ACL, and the channels `&{prefix}:pub:*`. Redis compares a pattern with those literally: who wants
-//! patterns needs `&*`, or `&{prefix}:pub:{tenant}:{namespace}:*` for each namespace.
+//! patterns needs `&*`, or `&{prefix}:pub:{tenant}:{namespace}:*` for each namespace. With sentinels it needs `+role` too.
 
 mod connect;
+mod sentinels;
 mod session;
 mod subscriber;
 mod table;

@@ -67,7 +67,7 @@ struct Options {
     /// Internal listener: API, metrics, health. [default: 127.0.0.1:9000]
     #[arg(long, value_name = "ADDRESS:PORT", global = true)]
     internal_listen: Option<String>,
-    /// Broker: memory:, nats://host:4222, tls://…, redis://host:6379 or rediss://…
+    /// Broker: memory:, nats://host:4222, tls://…, redis://host:6379, rediss://… or redis-sentinel://host:26379/SERVICE
     #[arg(long, value_name = "URL", global = true)]
     broker: Option<String>,
     /// Shards, each a thread with its part of the connections; 0 is one per core. [default: 0]

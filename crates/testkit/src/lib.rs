@@ -32,7 +32,7 @@ pub mod wait;
 pub use nats::NatsServer;
 pub use process::Process;
 pub use proxy::TcpProxy;
-pub use redis::RedisServer;
+pub use redis::{RedisCluster, RedisSentinel, RedisServer};
 pub use wait::{wait_for, wait_for_blocking, wait_until};
 
 #[cfg(test)]

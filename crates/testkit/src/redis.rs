@@ -1,11 +1,14 @@
 //! Real Redis servers.
 
+mod cluster;
 mod reply;
+mod sentinel;
 
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
@@ -14,12 +17,17 @@ use crate::launch::{self, START_ATTEMPTS, STOP_DEADLINE, percent_encode};
 use crate::process::Process;
 use crate::tls::{Authority, CertificateFiles};
 
+pub use cluster::{RedisCluster, SLOTS};
 pub use reply::Reply;
+pub use sentinel::{RedisSentinel, SERVICE};
 
 /// Names the program to use instead of the `redis-server` that is installed.
 pub const PROGRAM_VARIABLE: &str = "FANFARE_TEST_REDIS_SERVER";
 
 const SOCKET: &str = "redis.sock";
+
+/// How often a group of servers is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A Redis server of our own, on a free port of a loopback address of its own.
 ///
@@ -31,6 +39,8 @@ pub struct RedisServer {
     address: SocketAddr,
     user: Option<User>,
     certificate: Option<CertificateFiles>,
+    /// Where the nodes of its cluster reach it.
+    bus_port: Option<u16>,
 }
 
 /// What a [`RedisServer`] is started with.
@@ -40,6 +50,8 @@ pub struct RedisBuilder {
     tls: bool,
     fsync: Option<Fsync>,
     lines: Vec<String>,
+    announces: bool,
+    cluster: bool,
 }
 
 /// When the append-only file reaches the disk (`appendfsync`).
@@ -60,7 +72,7 @@ struct User {
 }
 
 impl RedisBuilder {
-    /// Only this ACL user, with this password, may connect; it may do everything. The default user is off.
+    /// Only this ACL user, with this password, may connect; it may do everything. The default user is off, unless it is this one.
     #[must_use]
     pub fn user(mut self, name: &str, password: &str) -> Self {
         self.user = Some(User { name: name.to_owned(), password: password.to_owned() });
@@ -89,6 +101,18 @@ impl RedisBuilder {
         self
     }
 
+    /// Other servers see and name it by its own address. Else it would come to them from 127.0.0.1, as all do.
+    fn announces(mut self) -> Self {
+        self.announces = true;
+        self
+    }
+
+    /// A node of a cluster, which does not know the others yet.
+    fn cluster(mut self) -> Self {
+        self.cluster = true;
+        self
+    }
+
     /// Starts the server and waits until it answers.
     ///
     /// # Panics
@@ -110,17 +134,23 @@ impl RedisBuilder {
         let program = launch::find_program(PROGRAM_VARIABLE, "redis-server", "redis-server");
         let process = Process::new(program).argument("redis.conf");
         let ip = launch::own_address();
-        let [port] = launch::free_ports(ip);
+        let [port, bus_port] = launch::free_ports(ip);
         let address = SocketAddr::new(ip, port);
         let certificate =
             self.tls.then(|| Authority::generate().write(process.directory(), &[&ip.to_string(), "localhost"]));
-        let configuration = self.configuration(address, certificate.as_ref());
+        let configuration = self.configuration(address, bus_port, certificate.as_ref());
         let path = process.directory().join("redis.conf");
         fs::write(&path, configuration).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
-        RedisServer { process, address, user: self.user.clone(), certificate }
+        RedisServer {
+            process,
+            address,
+            user: self.user.clone(),
+            certificate,
+            bus_port: self.cluster.then_some(bus_port),
+        }
     }
 
-    fn configuration(&self, address: SocketAddr, certificate: Option<&CertificateFiles>) -> String {
+    fn configuration(&self, address: SocketAddr, bus_port: u16, certificate: Option<&CertificateFiles>) -> String {
         let (ip, port) = (address.ip(), address.port());
         let mut lines = vec![
             format!("bind {ip}"),
@@ -141,7 +171,9 @@ impl RedisBuilder {
             ]),
         }
         if let Some(User { name, password }) = &self.user {
-            lines.push("user default off".to_owned());
+            if name != "default" {
+                lines.push("user default off".to_owned());
+            }
             lines.push(format!("user {name:?} on {:?} ~* &* +@all", format!(">{password}")));
         }
         if let Some(fsync) = self.fsync {
@@ -151,6 +183,20 @@ impl RedisBuilder {
                 Fsync::Never => "no",
             };
             lines.extend(["appendonly yes".to_owned(), format!("appendfsync {when}")]);
+        }
+        if self.announces {
+            lines.extend([
+                format!("bind-source-addr {ip}"),
+                format!("replica-announce-ip {ip}"),
+                format!("replica-announce-port {port}"),
+            ]);
+        }
+        if self.cluster {
+            lines.extend([
+                "cluster-enabled yes".to_owned(),
+                format!("cluster-port {bus_port}"),
+                format!("cluster-announce-ip {ip}"),
+            ]);
         }
         lines.extend(self.lines.iter().cloned());
         lines.join("\n") + "\n"
@@ -265,10 +311,36 @@ impl RedisServer {
     }
 }
 
+/// As `wait_for`, with less haste, and for futures of which the compiler can see that they are `Send`.
+async fn eventually<T, Probe: Future<Output = Option<T>>>(
+    deadline: Duration,
+    what: &str,
+    mut probe: impl FnMut() -> Probe,
+) -> T {
+    let looking = async {
+        loop {
+            if let Some(found) = probe().await {
+                return found;
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    };
+    let found = tokio::time::timeout(deadline, looking).await;
+    found.unwrap_or_else(|_| panic!("waited {deadline:?} in vain for {what}"))
+}
+
+/// What a reply says; nothing where it is nothing or several.
+fn text(reply: &Reply) -> String {
+    match reply {
+        Reply::Status(text) | Reply::Error(text) => text.clone(),
+        Reply::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Reply::Integer(number) => number.to_string(),
+        Reply::Nil | Reply::Array(_) => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::tls::tests::exchange;
 

@@ -18,14 +18,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    NAME, Redis,
+    NAME, Redis, sentinels,
     session::{Connector, Session},
     subscriber::{Subscriber, Subscriptions},
     table::Table,
 };
 use crate::{
     Broker, BrokerError, BrokerOptions, Events,
-    address::{Address, Servers},
+    address::{self, Address, Servers},
     backoff, mask_url,
     outlet::Outlet,
     tls,
@@ -38,20 +38,29 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two attempts at start.
 const START_DELAY: Duration = Duration::from_millis(200);
 
-/// Connects to one server.
+/// Connects to one server, or to the one that sentinels name.
 ///
 /// # Errors
 /// [`BrokerError::Configuration`] for options that cannot be used, [`BrokerError::Unreachable`] where the server does not
 /// answer in time, [`BrokerError::Refused`] where it refuses this user. No error's text holds a secret.
 pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events), BrokerError> {
-    let Address::Redis(servers) = Address::parse(options)? else {
-        return Err(configuration("broker", mask_url(&options.url), "redis:// or rediss://"));
+    let address = Address::parse(options)?;
+    let (config, servers) = match &address {
+        Address::Redis(servers) => (config(options, servers, one_server(servers))?, servers),
+        Address::RedisSentinel(sentinels) => {
+            let servers = &sentinels.servers;
+            (config(options, servers, by_sentinels(sentinels))?, servers)
+        }
+        _ => {
+            let allowed = "redis://, rediss://, redis-sentinel:// or rediss-sentinel://";
+            return Err(configuration("broker", mask_url(&options.url), allowed));
+        }
     };
     let names = RedisChannels::new(&options.prefix)
         .map_err(|error| configuration("prefix", options.prefix.clone(), &error.to_string()))?;
     let (closed, tasks) = (CancellationToken::new(), TaskTracker::new());
     let subscribing = Connector {
-        config: config(options, &servers)?,
+        config,
         connect_timeout: options.connect_timeout,
         request_timeout: options.request_timeout,
         client_name: options.client_name.clone().unwrap_or_else(|| "fanfare".to_owned()),
@@ -63,8 +72,8 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
     let publishing = Connector { capacity: 1, ..subscribing.clone() };
 
     let deadline = Instant::now() + options.connect_timeout;
-    let (session, messages) = first_connection(&subscribing, &servers, deadline).await?;
-    let publisher = match first_connection(&publishing, &servers, deadline).await {
+    let (session, messages) = first_connection(&subscribing, servers, deadline).await?;
+    let publisher = match first_connection(&publishing, servers, deadline).await {
         Ok((publisher, _)) => publisher,
         Err(error) => {
             session.end();
@@ -89,6 +98,15 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
     let (published_by, publisher_receiver) = watch::channel(Some(publisher));
     tasks.spawn(subscriber.run(session, messages));
     tasks.spawn(watch_over(Arc::clone(&subscriptions), closed.clone()));
+    for watcher in sentinels::watchers(&publishing, &address) {
+        let (subscriptions, publisher) = (Arc::clone(&subscriptions), publisher_receiver.clone());
+        let closed = closed.clone();
+        tasks.spawn(async move {
+            let sessions =
+                || [subscriptions.session.borrow().clone(), publisher.borrow().clone()].into_iter().flatten();
+            closed.run_until_cancelled(Box::pin(watcher.run(sessions))).await;
+        });
+    }
     tasks.spawn(async move {
         let closed = publishing.closed.clone();
         closed.run_until_cancelled(keep_publisher(&publishing, &published_by)).await;
@@ -105,7 +123,24 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
     Ok((Arc::new(redis), events))
 }
 
-fn config(options: &BrokerOptions, servers: &Servers) -> Result<Config, BrokerError> {
+fn one_server(servers: &Servers) -> ServerConfig {
+    ServerConfig::Centralized { server: server(&servers.servers[0]) }
+}
+
+fn by_sentinels(sentinels: &address::Sentinels) -> ServerConfig {
+    ServerConfig::Sentinel {
+        hosts: sentinels.servers.servers.iter().map(server).collect(),
+        service_name: sentinels.service.clone(),
+        username: sentinels.user.clone(),
+        password: sentinels.password.clone(),
+    }
+}
+
+fn server(server: &address::Server) -> Server {
+    Server::new(server.host.clone(), server.port)
+}
+
+fn config(options: &BrokerOptions, servers: &Servers, server: ServerConfig) -> Result<Config, BrokerError> {
     let others = options.token.is_some() || options.nkey_seed.is_some() || options.credentials_file.is_some();
     if others {
         let what = "token, nkey_seed, credentials_file";
@@ -115,12 +150,11 @@ fn config(options: &BrokerOptions, servers: &Servers) -> Result<Config, BrokerEr
         return Err(configuration("user", "without a password".to_owned(), "user and password, or a password alone"));
     }
     tls::check_files(options)?;
-    let server = &servers.servers[0];
     Ok(Config {
         fail_fast: true,
         username: servers.user.clone(),
         password: servers.password.clone(),
-        server: ServerConfig::Centralized { server: Server::new(server.host.clone(), server.port) },
+        server,
         version: RespVersion::RESP3,
         tls: if servers.tls { Some(tls_config(options)?) } else { None },
         ..Config::default()
@@ -163,17 +197,31 @@ async fn first_connection(
             Err(_) => {}
         }
         if Instant::now() + START_DELAY >= deadline {
-            let scheme = if servers.tls { "rediss" } else { "redis" };
-            let servers = format!("{scheme}://{}", servers.servers[0]);
-            return Err(BrokerError::Unreachable { broker: NAME, servers, reason });
+            return Err(BrokerError::Unreachable { broker: NAME, servers: shown(connector, servers), reason });
         }
         sleep(START_DELAY).await;
     }
 }
 
+/// Where was looked, for errors.
+fn shown(connector: &Connector, servers: &Servers) -> String {
+    let scheme = if servers.tls { "rediss" } else { "redis" };
+    let list = servers.servers.iter().map(address::Server::to_string).collect::<Vec<_>>().join(",");
+    match &connector.config.server {
+        ServerConfig::Sentinel { service_name, .. } => format!("{scheme}-sentinel://{list}/{service_name}"),
+        _ => format!("{scheme}://{list}"),
+    }
+}
+
 /// Whether another attempt would fail just the same.
 fn is_final(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Auth | ErrorKind::Config)
+    // What the server that a sentinel named refuses comes as an error of the sentinel's kind.
+    let refused = || ["WRONGPASS", "NOAUTH", "NOPERM"].iter().any(|kind| error.details().starts_with(kind));
+    match error.kind() {
+        ErrorKind::Auth | ErrorKind::Config => true,
+        ErrorKind::Sentinel => refused(),
+        _ => false,
+    }
 }
 
 /// Keeps a connection for publishing.
@@ -196,7 +244,7 @@ async fn keep_publisher(connector: &Connector, current: &watch::Sender<Option<Ar
 }
 
 /// Waits for the end of a session, which it ends itself where the server does not answer.
-async fn live(session: &Session) {
+pub(super) async fn live(session: &Session) {
     let asking = async {
         let mut interval = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         loop {

@@ -6,7 +6,7 @@ use fred::{
     clients::Client,
     error::Error,
     interfaces::{ClientLike as _, EventInterface as _},
-    prelude::{Builder, Config},
+    prelude::{Builder, Config, Server, ServerConfig},
     types::{CustomCommand, Message, Value},
 };
 use tokio::{sync::broadcast, time::timeout};
@@ -34,6 +34,8 @@ pub(super) struct Connector {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) client: Client,
+    /// Which server it is, where that was asked for at sentinels.
+    server: Option<Server>,
     /// Cancelled by whoever wants it to end, and when it has ended.
     ended: CancellationToken,
 }
@@ -41,7 +43,7 @@ pub(super) struct Session {
 impl Connector {
     /// Connects, logs in and returns the messages that will come.
     pub(super) async fn open(&self) -> Result<(Arc<Session>, broadcast::Receiver<Message>), Error> {
-        let client = Builder::from_config(self.config.clone())
+        let client = Builder::from_config(self.shuffled())
             .with_performance_config(|performance| {
                 performance.default_command_timeout = self.request_timeout;
                 performance.broadcast_channel_capacity = self.capacity;
@@ -57,17 +59,17 @@ impl Connector {
         let messages = client.message_rx();
         let mut connected = client.reconnect_rx();
         let mut connection = AbortOnDrop(client.connect());
-        tokio::select! {
+        let server = tokio::select! {
             ended = &mut connection.0 => {
                 let failed = || Error::new(fred::error::ErrorKind::IO, "the connection was closed");
                 return Err(ended.map_err(|_| failed())?.err().unwrap_or_else(failed));
             }
-            _ = connected.recv() => {}
-        }
+            server = connected.recv() => server.ok(),
+        };
         // Only for those who look at the server; an ACL may refuse it.
         let command = CustomCommand::new_static("CLIENT", None::<u16>, false);
         let _: Result<Value, Error> = client.custom(command, vec!["SETNAME", &self.client_name]).await;
-        let session = Arc::new(Session { client, ended: CancellationToken::new() });
+        let session = Arc::new(Session { client, server, ended: CancellationToken::new() });
         let (ended, closed) = (session.ended.clone(), self.closed.clone());
         self.tasks.spawn(async move {
             let has_ended = tokio::select! {
@@ -84,9 +86,24 @@ impl Connector {
         });
         Ok((session, messages))
     }
+
+    /// The library believes the first sentinel that answers. One that has lost the others names a master that is gone, so
+    /// every attempt begins with another.
+    fn shuffled(&self) -> Config {
+        let mut config = self.config.clone();
+        if let ServerConfig::Sentinel { hosts, .. } = &mut config.server {
+            fastrand::shuffle(hosts);
+        }
+        config
+    }
 }
 
 impl Session {
+    /// Whether the server is this one.
+    pub(super) fn is_at(&self, host: &str, port: u16) -> bool {
+        self.server.as_ref().is_some_and(|server| &*server.host == host && server.port == port)
+    }
+
     pub(super) fn is_alive(&self) -> bool {
         !self.ended.is_cancelled()
     }

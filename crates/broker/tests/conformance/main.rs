@@ -10,6 +10,7 @@ mod memory;
 mod nats;
 mod node;
 mod redis;
+mod redis_sentinel;
 mod slow;
 
 /// One test per case for a fixture.

@@ -73,14 +73,18 @@ impl Server for RedisFixture {
     }
 }
 
-struct Plain {
+pub(crate) struct Plain {
     client: Client,
     names: RedisChannels,
 }
 
 impl Plain {
     async fn connect(server: &RedisServer) -> Self {
-        let client = Builder::from_config(Config::from_url(&server.url()).unwrap())
+        Self::over(Config::from_url(&server.url()).unwrap()).await
+    }
+
+    pub(crate) async fn over(config: Config) -> Self {
+        let client = Builder::from_config(config)
             .with_performance_config(|performance| performance.default_command_timeout = Duration::from_secs(5))
             .with_connection_config(|connection| connection.max_command_attempts = 1)
             .set_policy(ReconnectPolicy::new_constant(0, 10))
@@ -116,7 +120,7 @@ crate::every_broker!(RedisFixture);
 crate::every_server!(RedisFixture);
 
 /// Connects, and delivers one publication there and back.
-async fn works(options: &BrokerOptions) {
+pub(crate) async fn works(options: &BrokerOptions) {
     let mut node = Node::over(open(options).await.unwrap());
     node.add_all("acme", &["a:b", "a:*"]).await;
     node.publish("a:b", "x").await.unwrap();

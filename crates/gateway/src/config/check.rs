@@ -13,7 +13,7 @@ use super::{
 use crate::{auth, origin::AllowedOrigins};
 
 /// The URLs that a broker may have, for error texts.
-pub(super) const BROKER_URLS: &str = "memory:, nats://host:4222, tls://host:4222 (several NATS servers separated by commas), redis://host:6379, rediss://host:6379";
+pub(super) const BROKER_URLS: &str = "memory:, nats://host:4222, tls://host:4222 (several NATS servers separated by commas), redis://host:6379, rediss://host:6379, redis-sentinel://host:26379/SERVICE, rediss-sentinel://… (several sentinels separated by commas)";
 
 /// The fewest characters of an API key. 16 of base64 are 96 bits.
 const API_KEY_CHARACTERS: usize = 16;
@@ -34,6 +34,9 @@ pub(super) fn broker_url(url: &str) -> Result<(), String> {
         return Ok(());
     }
     let (first, _) = url.split_once("://").ok_or_else(refused)?;
+    if matches!(first, "redis-sentinel" | "rediss-sentinel") {
+        return fanfare_broker::check_url(url).map_err(|_| refused());
+    }
     let entries: Vec<_> = url.split(',').map(str::trim).collect();
     for entry in &entries {
         let entry = if entry.contains("://") { (*entry).to_owned() } else { format!("{first}://{entry}") };
@@ -126,7 +129,7 @@ fn broker(config: &Config, reader: &mut Reader) {
     let broker = &config.broker;
     let url = broker.url.expose();
     let is = |schemes: &[&str]| schemes.iter().any(|scheme| url.starts_with(scheme));
-    let (nats, redis) = (is(&["nats:", "tls:"]), is(&["redis:", "rediss:"]));
+    let (nats, redis) = (is(&["nats:", "tls:"]), is(&["redis:", "rediss:", "redis-sentinel:", "rediss-sentinel:"]));
     let options = [
         ("user", broker.user.is_some(), nats || redis, "NATS and Redis"),
         ("password", broker.password.is_some(), nats || redis, "NATS and Redis"),

@@ -64,7 +64,7 @@ pub struct Config {
 /// Which broker, and how to authenticate there.
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
-    /// `memory:`, `nats://…`, `tls://…`, `redis://…`, `rediss://…`; several NATS servers are separated by commas. May hold a password.
+    /// `memory:`, `nats://…`, `tls://…`, `redis://…`, `rediss://…`, `redis-sentinel://…/SERVICE`; several NATS servers or sentinels are separated by commas. May hold a password.
     pub url: Secret,
     /// User name.
     pub user: Option<String>,

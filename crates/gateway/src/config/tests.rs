@@ -154,7 +154,7 @@ fn every_problem_is_told_at_once_with_key_value_source_and_what_is_allowed() {
         [
             "allowed_origins = \"https://a.example/\" (file fanfare.toml): must be an origin such as \"https://app.example\" (scheme, host and port, no path), or \"*\" for any",
             "alowed_origins (file fanfare.toml): is not known; allowed at the top are allowed_origins, api_key, api_key_file, api_keys, api_keys_file, auth, broker, broker_options, compression, internal_listen, limits, listen, log, namespace_defaults, namespaces, paths, prefix, shards, timeouts",
-            "broker = \"amqp://***@rabbit\" (file fanfare.toml): must be one of memory:, nats://host:4222, tls://host:4222 (several NATS servers separated by commas), redis://host:6379, rediss://host:6379",
+            "broker = \"amqp://***@rabbit\" (file fanfare.toml): must be one of memory:, nats://host:4222, tls://host:4222 (several NATS servers separated by commas), redis://host:6379, rediss://host:6379, redis-sentinel://host:26379/SERVICE, rediss-sentinel://… (several sentinels separated by commas)",
             "compression = \"yes\" (file fanfare.toml): must be true or false",
             "limits.connections = \"many\" (environment variable FANFARE_LIMITS__CONNECTIONS): must be a whole number from 1 to 10000000",
             "limits.outbox (file fanfare.toml): is not known; allowed in [limits] are api_batch, api_body_bytes, channels, connections, malformed_frames, message_bytes, notsent_lowat_bytes, outbox_bytes, outbox_frames, pending_commands, publication_bytes, shard_inbox, subscriptions",
@@ -223,13 +223,15 @@ fn a_broker_is_required_but_in_development_mode() {
     assert_eq!(
         problems(&toml, &[]),
         [
-            "broker: is required; allowed are memory:, nats://host:4222, tls://host:4222 (several NATS servers separated by commas), redis://host:6379, rediss://host:6379"
+            "broker: is required; allowed are memory:, nats://host:4222, tls://host:4222 (several NATS servers separated by commas), redis://host:6379, rediss://host:6379, redis-sentinel://host:26379/SERVICE, rediss-sentinel://… (several sentinels separated by commas)"
         ]
     );
     assert!(load(&production(""), &[]).is_ok());
     let several = production("").replace("nats://nats:4222", "nats://a:4222, tls://b:4222,c");
     assert!(load(&several, &[]).is_ok());
-    for url in ["nats://a,redis://b", "redis-cluster://a", "memory:x", "nats://", "", "nats"] {
+    let sentinels = production("").replace("nats://nats:4222", "redis-sentinel://a,b:1/main?sentinel_password=x");
+    assert!(load(&sentinels, &[]).is_ok());
+    for url in ["nats://a,redis://b", "redis-sentinel://a", "redis-cluster://a", "memory:x", "nats://", "", "nats"] {
         let toml = production("").replace("nats://nats:4222", url);
         assert!(problems(&toml, &[])[0].contains("must be one of memory:"), "{url}");
     }
