@@ -33,6 +33,10 @@ pub use event::{BrokerEvent, Events, InterestId, Interruption, Publication, Scop
 pub use open::open;
 pub use options::{BrokerOptions, check_url, mask_url};
 
+/// What the adapters' libraries should log at most, as directives of `tracing`'s filter, before those that a person names.
+/// The NATS client tells at info of every message that it drops, one line each.
+pub const LOG_DIRECTIVES: &str = "async_nats=warn";
+
 /// What a node wants from the broker: a channel or pattern of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interest {

@@ -46,9 +46,8 @@ pub fn install(log: &LogConfig) -> Result<PrometheusHandle, TelemetryError> {
 /// [`TelemetryError`]
 pub fn install_log(log: &LogConfig) -> Result<(), TelemetryError> {
     use tracing_subscriber::util::SubscriberInitExt as _;
-    // The NATS client tells at info of every message that it drops, one line each. Whoever wants that says so: of two
-    // directives for one target the later counts.
-    let filter = EnvFilter::try_new(format!("async_nats=warn,{}", log.level))?;
+    // Whoever wants more of a library names it: of two directives for one target the later counts.
+    let filter = EnvFilter::try_new(format!("{},{}", fanfare_broker::LOG_DIRECTIVES, log.level))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match log.format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).finish().try_init()?,
