@@ -32,7 +32,7 @@ conformance: ## The whole Autobahn suite against our framing
 fuzz: ## A minute for each fuzz target
 	fuzz/run.sh 60
 
-bench: servers ## Fan-out side by side: the floor, a node, nats-server's WebSocket (some minutes)
+bench: servers ## Fan-out side by side: the floor, a node, and the peers that are installed (some minutes)
 	cargo build --release --locked --bins
 	bench/run.py $(BENCH)
 
