@@ -12,7 +12,7 @@ run: build ## The gateway in development mode, with its broker inside
 	@$(TARGET)/debug/fanfare-gateway
 
 build: ## The gateway and the command line, unoptimised
-	@cargo build --quiet --locked --bins
+	@cargo build --locked --bins
 
 test: servers ## All tests; installs nats-server and redis-server if they are missing
 	cargo test --workspace --locked
