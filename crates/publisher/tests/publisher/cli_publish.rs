@@ -172,9 +172,7 @@ async fn a_file_that_cannot_be_read_ends_with_1() {
 #[tokio::test]
 async fn it_publishes_to_a_broker_directly() {
     let server = NatsServer::start().await;
-    let client = async_nats::connect(server.url()).await.unwrap();
-    let mut events = client.subscribe("rt.pub.acme.project.a").await.unwrap();
-    client.flush().await.unwrap();
+    let (_client, mut events) = crate::nats::subscribe(&server, "rt.pub.acme.project.a").await;
     let words = ["publish", "project:a", "x", "-", "--tenant", "acme", "--url", &server.url()];
     let ended = run_with_input(&words, "1\n2\n").await;
     assert_eq!(ended.code, 0, "{ended:?}");

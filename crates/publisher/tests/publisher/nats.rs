@@ -9,11 +9,13 @@ use tokio::time::timeout;
 
 use crate::SOON;
 
-/// A plain subscription that the server has confirmed.
-async fn subscribe(server: &NatsServer, subject: &str) -> (async_nats::Client, async_nats::Subscriber) {
+/// A plain subscription that the server has confirmed: it answered a request that was written behind it. A flush
+/// of the client only writes.
+pub(crate) async fn subscribe(server: &NatsServer, subject: &str) -> (async_nats::Client, async_nats::Subscriber) {
     let client = async_nats::connect(server.url()).await.unwrap();
     let subscriber = client.subscribe(subject.to_owned()).await.unwrap();
-    client.flush().await.unwrap();
+    let answer = client.request("nobody.answers", "".into()).await;
+    assert_eq!(answer.unwrap_err().kind(), async_nats::RequestErrorKind::NoResponders);
     (client, subscriber)
 }
 
