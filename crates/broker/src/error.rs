@@ -47,6 +47,14 @@ pub enum BrokerError {
         /// What it said.
         reason: String,
     },
+    /// History is asked for where none is kept.
+    #[error("{broker} keeps no history of namespace {namespace:?}")]
+    NoHistory {
+        /// Which broker, by name.
+        broker: &'static str,
+        /// The channel's namespace.
+        namespace: String,
+    },
     /// A URL or option that cannot be used. The secret parts of a URL are left out.
     #[error("{what}: {value:?} cannot be used: {allowed}")]
     Configuration {

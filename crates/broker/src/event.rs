@@ -1,6 +1,6 @@
 //! What an adapter tells the hub.
 
-use fanfare_protocol::{Body, Channel};
+use fanfare_protocol::{Body, Channel, Position};
 use tokio::sync::mpsc;
 
 /// A number that the hub gives an interest.
@@ -32,6 +32,19 @@ pub struct Publication {
     pub body: Body,
     /// The broker's time in milliseconds since the Unix epoch, where it has one.
     pub timestamp: Option<u64>,
+    /// Where it stands, on channels with history. `None` there means that it was published past the history, and is live
+    /// only.
+    pub position: Option<LivePosition>,
+}
+
+/// Where a publication stands on its channel, and what was before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LivePosition {
+    /// Its own position.
+    pub position: Position,
+    /// The offset of the publication before it on this channel, 0 for the first; `None` where the broker does not know.
+    /// Where that is behind what the node delivered last, something is missing.
+    pub previous: Option<u64>,
 }
 
 /// What is affected.

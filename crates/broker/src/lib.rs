@@ -10,6 +10,7 @@ mod backoff;
 mod body;
 mod error;
 mod event;
+mod history;
 pub mod limits;
 pub mod memory;
 #[cfg(feature = "nats")]
@@ -26,10 +27,11 @@ mod unreadable;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fanfare_protocol::{Channel, Tenant, Topic};
+use fanfare_protocol::{Channel, Position, Tenant, Topic};
 
 pub use error::BrokerError;
-pub use event::{BrokerEvent, Events, InterestId, Interruption, Publication, Scope};
+pub use event::{BrokerEvent, Events, InterestId, Interruption, LivePosition, Publication, Scope};
+pub use history::{HistoryOptions, HistoryPage, HistoryRange, HistoryRead, Recorded, Retention, Storage};
 pub use open::open;
 pub use options::{BrokerOptions, check_url, mask_url};
 
@@ -62,8 +64,11 @@ pub struct Publish {
 }
 
 /// What the broker said to a publish.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Published {}
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// Where it stands on a channel with history; where its id had been published before, where that stands.
+    pub position: Option<Position>,
+}
 
 /// A message broker, as a node sees it. Every call is safe to make at the same time as any other.
 #[async_trait]
@@ -71,8 +76,9 @@ pub trait Broker: Send + Sync + 'static {
     /// A word for logs and metrics: `memory`, `nats`, `redis`.
     fn name(&self) -> &'static str;
 
-    /// Publishes one event. `Ok` means that the broker's connection took it: on Redis that the server answered, on NATS
-    /// that it was written to a server that is connected.
+    /// Publishes one event. `Ok` means on a channel with history that the broker has it for good, as far as it is
+    /// configured to; on one without, that the broker's connection took it: on Redis that the server answered, on NATS that
+    /// it was written to a server that is connected.
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`] while there is no connection (nothing was sent), [`BrokerError::Timeout`] where it may or
@@ -90,6 +96,24 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Removes interests; those that are not held are passed over. Publications already on their way may still come.
     async fn remove_interests(&self, interests: &[InterestId]);
+
+    /// Reads a part of a channel's history.
+    ///
+    /// # Errors
+    /// [`BrokerError::NoHistory`] where the channel's namespace keeps none, else as for the other calls.
+    async fn history(&self, read: HistoryRead) -> Result<HistoryPage, BrokerError> {
+        Err(BrokerError::NoHistory { broker: self.name(), namespace: read.channel.namespace().to_owned() })
+    }
+
+    /// Where channels stand, as the broker's leader says now: in the order asked for, many in one round trip. The position
+    /// of a channel without publications is one that all coming publications lie behind.
+    ///
+    /// # Errors
+    /// As for [`history`](Self::history).
+    async fn positions(&self, channels: &[(Tenant, Channel)]) -> Result<Vec<Position>, BrokerError> {
+        let namespace = channels.first().map_or_else(String::new, |(_, channel)| channel.namespace().to_owned());
+        Err(BrokerError::NoHistory { broker: self.name(), namespace })
+    }
 
     /// Ends connections and tasks, and waits for them. The stream of events ends.
     async fn close(&self);

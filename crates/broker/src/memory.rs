@@ -115,7 +115,7 @@ impl Broker for MemoryBroker {
         let by_pattern = by_pattern.into_iter().map(|holder| (holder, Some(publish.channel.clone())));
         for (holder, channel) in direct.chain(by_pattern) {
             let body = Body::new(publish.body.clone());
-            let publication = Publication { interest: holder.interest, channel, body, timestamp: None };
+            let publication = Publication { interest: holder.interest, channel, body, timestamp: None, position: None };
             holder.node.deliver(publication).await;
         }
         Ok(Published::default())

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use crate::{BrokerError, address::Address};
+use crate::{BrokerError, HistoryOptions, address::Address};
 
 /// Which broker, how to reach it, and as whom. The URL chooses the adapter.
 #[derive(Clone, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct BrokerOptions {
     /// Redis: publications that may wait between the client library and the adapter; beyond it the oldest are overwritten,
     /// which is told as an interruption.
     pub broadcast_capacity: usize,
+    /// Which namespaces keep history, and how.
+    pub history: HistoryOptions,
     /// The name by which the broker's own tools show this connection.
     pub client_name: Option<String>,
 }
@@ -60,6 +62,7 @@ impl Default for BrokerOptions {
             request_timeout: Duration::from_secs(5),
             subscription_capacity: 65_536,
             broadcast_capacity: 16_384,
+            history: HistoryOptions::default(),
             client_name: None,
         }
     }
@@ -91,6 +94,7 @@ impl fmt::Debug for BrokerOptions {
             .field("request_timeout", &self.request_timeout)
             .field("subscription_capacity", &self.subscription_capacity)
             .field("broadcast_capacity", &self.broadcast_capacity)
+            .field("history", &self.history)
             .field("client_name", &self.client_name)
             .finish()
     }

@@ -224,7 +224,13 @@ mod tests {
     use crate::InterestId;
 
     fn publication(bytes: usize) -> Publication {
-        Publication { interest: InterestId(1), channel: None, body: Body::new(vec![0; bytes]), timestamp: None }
+        Publication {
+            interest: InterestId(1),
+            channel: None,
+            body: Body::new(vec![0; bytes]),
+            timestamp: None,
+            position: None,
+        }
     }
 
     /// What a hub that reads all there is gets: publications as their number, the rest as text.

@@ -2,7 +2,9 @@
 
 use std::sync::OnceLock;
 
-use fanfare_protocol::{Delivery, Dialect, ErrorBody, ErrorCode, Push, ServerMessage, json, msgpack};
+use fanfare_protocol::{
+    Delivery, Dialect, ErrorBody, ErrorCode, Position, Push, RecordedJson, ServerMessage, json, msgpack,
+};
 use fanfare_session::SessionId;
 
 use crate::websocket::{Deflater, Header, MessageKind, encode};
@@ -61,8 +63,13 @@ pub(crate) struct EncodedPublication {
     json: Vec<u8>,
     start: usize,
     others: [OnceLock<Vec<u8>>; Variant::COUNT - 1],
+    recorded: OnceLock<RecordedJson>,
     /// Sessions that do not get it.
     pub(crate) exclude: Box<[SessionId]>,
+    /// Where it stands, on channels with history.
+    pub(crate) position: Option<Position>,
+    /// What it replaces where clients get only the newest.
+    pub(crate) key: Option<Box<str>>,
 }
 
 impl EncodedPublication {
@@ -74,7 +81,9 @@ impl EncodedPublication {
         let start = HEADER_ROOM - header.len();
         json[start..HEADER_ROOM].copy_from_slice(header.as_bytes());
         let exclude = delivery.envelope.exclude.iter().filter_map(|id| session_id(id)).collect();
-        Self { json, start, others: Default::default(), exclude }
+        let position = delivery.position.cloned();
+        let key = delivery.envelope.key.as_deref().map(Box::from);
+        Self { json, start, others: Default::default(), recorded: OnceLock::new(), exclude, position, key }
     }
 
     /// The frame for a variant: WebSocket header and payload.
@@ -83,6 +92,14 @@ impl EncodedPublication {
             Variant::Json => &self.json[self.start..],
             other => self.others[other as usize - 1].get_or_init(|| self.encode(other, deflater)),
         }
+    }
+
+    /// The publication as replies contain it.
+    pub(crate) fn recorded(&self) -> &RecordedJson {
+        self.recorded.get_or_init(|| {
+            let json = String::from_utf8_lossy(&self.json[HEADER_ROOM..]).into_owned();
+            RecordedJson::new(json).expect("a delivery is written as one JSON object")
+        })
     }
 
     /// Bytes that it holds at the least, for the accounting of queues.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use fanfare_protocol::{ErrorBody, ErrorCode};
-use fanfare_session::Handshake;
+use fanfare_session::{Asked, Handshake};
 use http_body_util::Full;
 use hyper::{
     Request, Response, StatusCode,
@@ -139,7 +139,7 @@ impl PublicHttp {
         let mut query_token = None;
         for (name, value) in url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
             match &*name {
-                "channels" => channels.extend(value.split(',').filter(|name| !name.is_empty()).map(str::to_owned)),
+                "channels" => channels.extend(value.split(',').filter(|name| !name.is_empty()).map(asked)),
                 "token" if !value.is_empty() => query_token = Some(value.into_owned()),
                 _ => {}
             }
@@ -193,6 +193,10 @@ impl Refused {
         response.headers_mut().extend(headers);
         response
     }
+}
+
+fn asked(name: &str) -> Asked {
+    Asked { name: name.to_owned(), ..Asked::default() }
 }
 
 /// Counts a socket that did not become a connection.

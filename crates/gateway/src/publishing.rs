@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, task::Poll};
 
-use fanfare_broker::{Broker, BrokerError, Publish, Published};
+use fanfare_broker::{Broker, BrokerError, Publish};
 use fanfare_protocol::{ErrorBody, ErrorCode};
-use fanfare_session::{Completion, Granted, OpId};
+use fanfare_session::{Completion, OpId};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -73,7 +73,7 @@ impl Answer {
 async fn publish(broker: Arc<dyn Broker>, job: ClientPublish) -> Answer {
     let ClientPublish { publish, shard, connection, op } = job;
     let result = match broker.publish(publish).await {
-        Ok(Published { .. }) => Ok(Granted {}),
+        Ok(published) => Ok(published.position),
         Err(error) => Err(refusal(&error)),
     };
     Answer { shard, message: ShardMessage::Completed { connection, op, completion: Completion::Published(result) } }
@@ -85,7 +85,9 @@ pub(crate) fn refusal(error: &BrokerError) -> ErrorBody {
         BrokerError::Unavailable { .. } | BrokerError::Unreachable { .. } => ErrorCode::Unavailable,
         BrokerError::Timeout { .. } => ErrorCode::Timeout,
         BrokerError::TooLarge { .. } => ErrorCode::LimitExceeded,
-        BrokerError::Refused { .. } | BrokerError::Configuration { .. } => ErrorCode::Internal,
+        BrokerError::Refused { .. } | BrokerError::Configuration { .. } | BrokerError::NoHistory { .. } => {
+            ErrorCode::Internal
+        }
     };
     // What the broker refuses it refuses again: only what failed on the way may succeed unchanged.
     let retryable = code.retryable() && code != ErrorCode::Internal;

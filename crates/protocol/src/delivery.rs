@@ -1,6 +1,6 @@
 //! A publication as a client gets it: the envelope with its channel and, with history, its position.
 
-use crate::{Envelope, json};
+use crate::{Envelope, Position, json};
 
 /// One publication on its way to clients. Encoded once per dialect and node.
 #[derive(Debug)]
@@ -11,8 +11,8 @@ pub struct Delivery<'a> {
     pub channel: &'a str,
     /// Milliseconds since the Unix epoch: the publisher's, else the broker's, else the time of receipt.
     pub timestamp: u64,
-    /// Offset and epoch, on channels with history.
-    pub position: Option<(u64, &'a str)>,
+    /// Where it stands, on channels with history.
+    pub position: Option<&'a Position>,
 }
 
 impl Delivery<'_> {
@@ -22,9 +22,9 @@ impl Delivery<'_> {
         json::write_str(out, &self.envelope.event);
         json::write_str_field(out, "channel", Some(self.channel));
         self.envelope.write_fields(out, Some(self.timestamp));
-        if let Some((offset, epoch)) = self.position {
-            json::write_u64_field(out, "offset", Some(offset));
-            json::write_str_field(out, "epoch", Some(epoch));
+        if let Some(position) = self.position {
+            json::write_u64_field(out, "offset", Some(position.offset));
+            json::write_str_field(out, "epoch", Some(position.epoch.as_str()));
         }
         out.push(b'}');
     }
@@ -33,14 +33,15 @@ impl Delivery<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{EnvelopeHeaders, limits};
+    use crate::{EnvelopeHeaders, Epoch, limits};
 
     #[test]
     fn a_delivery_carries_channel_timestamp_and_position_but_not_exclude() {
         let body = br#"{"event":"project:funded","data":{"n": 1},"exclude":["s"],"key":"k"}"#;
         let envelope = Envelope::parse(body, EnvelopeHeaders::default(), limits::PUBLICATION_BYTES).unwrap();
         let mut out = Vec::new();
-        Delivery { envelope: &envelope, channel: "project:a", timestamp: 7, position: Some((41, "e")) }
+        let position = Position { offset: 41, epoch: Epoch::parse("e").unwrap() };
+        Delivery { envelope: &envelope, channel: "project:a", timestamp: 7, position: Some(&position) }
             .write_json(&mut out);
         assert_eq!(
             String::from_utf8(out).unwrap(),

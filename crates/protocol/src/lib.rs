@@ -12,6 +12,8 @@ pub mod json;
 pub mod limits;
 pub mod msgpack;
 mod pattern;
+mod position;
+mod recorded;
 mod server;
 mod subject;
 mod tenant;
@@ -22,7 +24,11 @@ pub use command::{ClientMessage, Command, CommandKind, DecodeError, PublishComma
 pub use delivery::Delivery;
 pub use envelope::{Body, Data, Envelope, EnvelopeError, EnvelopeHeaders};
 pub use pattern::{Pattern, Topic};
-pub use server::{Connected, ErrorBody, Push, Reply, ServerMessage, Subscribed, SubscriptionOutcome};
+pub use position::{Epoch, EpochError, Position};
+pub use recorded::RecordedJson;
+pub use server::{
+    Connected, ErrorBody, HistoryReply, Missed, Push, Reply, ServerMessage, Subscribed, SubscriptionOutcome,
+};
 pub use subject::{NatsSubjects, RedisChannels, SubjectError};
 pub use tenant::Tenant;
 

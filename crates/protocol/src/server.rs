@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::ErrorCode;
+use crate::{ErrorCode, Position, RecordedJson};
 
 /// One frame of a node other than a publication (see [`Delivery`](crate::Delivery)).
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +33,14 @@ pub enum Reply {
         /// One for each channel.
         subscriptions: Vec<SubscriptionOutcome>,
     },
+    /// An event was published.
+    Published {
+        /// Where it stands, on channels with history.
+        #[serde(flatten, skip_serializing_if = "Option::is_none")]
+        position: Option<Position>,
+    },
+    /// A part of a channel's history.
+    History(HistoryReply),
     /// The token was replaced.
     Refreshed {
         /// Milliseconds until the new token expires; absent where it does not.
@@ -63,10 +71,43 @@ pub struct Connected {
 }
 
 /// A subscription that was made.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Subscribed {
     /// The channel or pattern, as it was asked for.
     pub channel: String,
+    /// Where the subscription begins, on channels with history: the client continues from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
+    /// Whether `publications` and those that are pushed after it are all that lie behind the client's `since`; absent where
+    /// it gave none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<bool>,
+    /// What the client gets first, oldest first; absent where it asked for nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publications: Option<Vec<RecordedJson>>,
+}
+
+/// The result of `history`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HistoryReply {
+    /// Oldest first.
+    pub publications: Vec<RecordedJson>,
+    /// Where the channel stands.
+    pub position: Position,
+    /// Whether there are more in the direction asked for.
+    pub more: bool,
+    /// Whether nothing between `since` and the first of them is lost; absent where the client gave none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<bool>,
+}
+
+/// What a gap is about: the client has everything up to `from`, and gets everything behind `to`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Missed {
+    /// The last position before the gap.
+    pub from: Position,
+    /// The position from which on publications come again.
+    pub to: Position,
 }
 
 /// One of several subscriptions.
@@ -135,6 +176,9 @@ pub enum Push {
         channel: String,
         /// Why: a word, for people and logs.
         reason: &'static str,
+        /// Which part, on channels with history where it is known.
+        #[serde(flatten, skip_serializing_if = "Option::is_none")]
+        missed: Option<Missed>,
     },
     /// The node is going away.
     #[serde(rename = "system:draining")]

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
-use fanfare_protocol::{Channel, CloseCode, ErrorBody, ServerMessage, Topic};
+use fanfare_protocol::{Channel, CloseCode, ErrorBody, HistoryReply, Position, RecordedJson, ServerMessage, Topic};
 
 use crate::Grant;
 
@@ -27,6 +27,19 @@ pub enum Action {
         op: OpId,
         /// The channel or pattern.
         topic: Topic,
+        /// Which publications the client wants first. Anything but the default only for a channel whose namespace keeps history.
+        start: Start,
+    },
+    /// Read a channel's history; answer with [`Completion::History`]. The session has checked that it may.
+    History {
+        /// For the completion.
+        op: OpId,
+        /// Which channel; its namespace keeps history.
+        channel: Channel,
+        /// Which part of it.
+        range: HistoryRange,
+        /// At most so many publications.
+        limit: usize,
     },
     /// End a subscription at the hub, or one that is still being made. No completion, except that one being made is not completed any more.
     Unsubscribe {
@@ -53,7 +66,13 @@ impl fmt::Debug for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Authenticate { op, .. } => f.debug_struct("Authenticate").field("op", op).finish_non_exhaustive(),
-            Self::Subscribe { op, topic } => f.debug_struct("Subscribe").field("op", op).field("topic", topic).finish(),
+            Self::Subscribe { op, topic, start } => {
+                f.debug_struct("Subscribe").field("op", op).field("topic", topic).field("start", start).finish()
+            }
+            Self::History { op, channel, range, limit } => {
+                let mut history = f.debug_struct("History");
+                history.field("op", op).field("channel", channel).field("range", range).field("limit", limit).finish()
+            }
             Self::Unsubscribe { topic } => f.debug_struct("Unsubscribe").field("topic", topic).finish(),
             Self::Publish(publish) => f.debug_tuple("Publish").field(publish).finish(),
             Self::Send(message) => f.debug_tuple("Send").field(message).finish(),
@@ -63,6 +82,24 @@ impl fmt::Debug for Action {
             }
         }
     }
+}
+
+/// Which publications a new subscription begins with, before those that come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// All that lie behind this position, where the client was subscribed before.
+    pub since: Option<Position>,
+    /// Where there is no `since`, or it cannot be recovered from: the newest so many.
+    pub rewind: u32,
+}
+
+/// A part of a channel's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HistoryRange {
+    /// The oldest publications that lie behind this position.
+    Since(Position),
+    /// The newest publications that lie before this position, or of all.
+    Before(Option<Position>),
 }
 
 /// An event of a client that was allowed.
@@ -86,12 +123,21 @@ pub enum Completion {
     /// To [`Action::Subscribe`].
     Subscribed(Result<Granted, Refusal>),
     /// To [`Action::Publish`].
-    Published(Result<Granted, Refusal>),
+    Published(Result<Option<Position>, Refusal>),
+    /// To [`Action::History`].
+    History(Result<HistoryReply, Refusal>),
 }
 
-/// It was done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Granted {}
+/// A subscription was made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Granted {
+    /// Where the subscription begins: every publication behind it comes. On channels with history only.
+    pub position: Option<Position>,
+    /// Whether `publications` are all that lie behind the client's `since`; `None` where it gave none.
+    pub recovered: Option<bool>,
+    /// What the client gets first, oldest first; the last one's position is `position`. `None` where it asked for nothing.
+    pub publications: Option<Vec<RecordedJson>>,
+}
 
 /// It was not done: the error that the client is told.
 pub type Refusal = ErrorBody;

@@ -56,13 +56,33 @@ pub struct Namespace {
     pub publish: Access,
     /// Whether patterns may be subscribed to.
     pub patterns: bool,
+    /// Whether its channels keep history.
+    pub history: bool,
+    /// What becomes of a client that does not keep up.
+    pub slow_consumer: SlowConsumer,
 }
 
 impl Default for Namespace {
-    /// Subscribe by token, no publish, no patterns.
+    /// Subscribe by token, no publish, no patterns, no history.
     fn default() -> Self {
-        Self { subscribe: Access::Token, publish: Access::None, patterns: false }
+        Self {
+            subscribe: Access::Token,
+            publish: Access::None,
+            patterns: false,
+            history: false,
+            slow_consumer: SlowConsumer::Disconnect,
+        }
     }
+}
+
+/// What becomes of a client that does not keep up, with the publications of a namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SlowConsumer {
+    /// It is closed, and recovers where there is history.
+    #[default]
+    Disconnect,
+    /// It gets only the newest publication per channel and `key`.
+    Conflate,
 }
 
 /// Who may do something on the channels of a namespace.

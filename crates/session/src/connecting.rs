@@ -3,7 +3,7 @@
 use fanfare_protocol::{CloseCode, Connected, ErrorBody, ErrorCode, PROTOCOL_VERSION, Push, Reply, limits};
 
 use crate::{
-    Action, Grant, Handshake, Refusal, Session, Time,
+    Action, Asked, Grant, Handshake, Refusal, Session, Time,
     pending::{Opening, Operation},
     session::Phase,
 };
@@ -108,13 +108,13 @@ impl Session {
     }
 
     /// Names beyond the limit are refused together, so that a long URL is not answered by as many pushes.
-    fn subscribe_by_handshake(&mut self, mut channels: Vec<String>) {
+    fn subscribe_by_handshake(&mut self, mut channels: Vec<Asked>) {
         let asked = channels.len();
         channels.truncate(limits::HANDSHAKE_CHANNELS);
-        for name in &channels {
-            self.subscribe_for_handshake(name);
+        for Asked { name, start } in channels {
+            self.subscribe_for_handshake(&name, start);
         }
-        if asked > channels.len() {
+        if asked > limits::HANDSHAKE_CHANNELS {
             let allowed = limits::HANDSHAKE_CHANNELS;
             let message =
                 format!("the handshake names {asked} channels; allowed are {allowed}, the others are left out");

@@ -19,8 +19,8 @@ mod time;
 mod token;
 mod topic_set;
 
-pub use action::{Action, Completion, Granted, OpId, PublishAction, Refusal};
-pub use config::{Access, Namespace, NamespaceTable, SessionConfig};
+pub use action::{Action, Completion, Granted, HistoryRange, OpId, PublishAction, Refusal, Start};
+pub use config::{Access, Namespace, NamespaceTable, SessionConfig, SlowConsumer};
 pub use grant::{Allow, Grant, Permission};
-pub use session::{Handshake, Session, SessionId};
+pub use session::{Asked, Handshake, Session, SessionId};
 pub use time::Time;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use fanfare_protocol::{Command, CommandKind, ErrorBody, ErrorCode, SubscriptionOutcome, Topic, limits};
 use smallvec::SmallVec;
 
-use crate::OpId;
+use crate::{Asked, OpId};
 
 /// Bytes of commands that wait for the connect before them. One alone may be larger: it was within the message limit.
 pub(crate) const WAITING_BYTES: usize = 4 * limits::MESSAGE_BYTES;
@@ -44,7 +44,7 @@ pub(crate) enum Operation {
 #[derive(Debug)]
 pub(crate) enum Opening {
     Command { id: u64 },
-    Handshake { channels: Vec<String> },
+    Handshake { channels: Vec<Asked> },
 }
 
 /// Who is told about a subscription. Nearly always one.

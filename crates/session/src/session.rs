@@ -3,8 +3,8 @@
 use std::{collections::VecDeque, fmt, sync::Arc};
 
 use fanfare_protocol::{
-    ClientMessage, CloseCode, Command, CommandKind, DecodeError, ErrorBody, ErrorCode, Push, Reply, ServerMessage,
-    Tenant, Topic,
+    ClientMessage, CloseCode, Command, CommandKind, DecodeError, ErrorBody, ErrorCode, Missed, Push, Reply,
+    ServerMessage, Tenant, Topic,
 };
 
 use crate::{
@@ -30,7 +30,16 @@ pub struct Handshake {
     /// A token: it connects at once, and `system:connected` follows.
     pub token: Option<String>,
     /// Channels of `/ws?channels=`: connects anonymously where there is no token, and subscribes; each is told by `system:subscribed` or `system:error`.
-    pub channels: Vec<String>,
+    pub channels: Vec<Asked>,
+}
+
+/// A channel that is asked for, and what the client wants of it first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Its name, not yet checked.
+    pub name: String,
+    /// Which publications the subscription begins with.
+    pub start: crate::Start,
 }
 
 /// Without the token: tokens are never logged.
@@ -214,10 +223,10 @@ impl Session {
             (Operation::Connect(opening), Completion::Authenticated(result)) => self.opened(now, opening, result),
             (Operation::Refresh { id }, Completion::Authenticated(result)) => self.refreshed(now, id, result),
             (Operation::Subscribe { topic, askers }, Completion::Subscribed(result)) => {
-                self.subscribed(topic, askers, result.map(|_| ()));
+                self.subscribed(topic, askers, result);
             }
             (Operation::Publish { id }, Completion::Published(result)) => {
-                self.reply(id, result.map(|_| Reply::Done {}));
+                self.reply(id, result.map(|position| Reply::Published { position }));
             }
             (operation, completion) => unreachable!("{operation:?} does not fit {completion:?}"),
         }
@@ -225,9 +234,9 @@ impl Session {
     }
 
     /// Publications on a topic were or may have been missed: tells the client, if it is subscribed.
-    pub fn handle_gap(&mut self, _now: Time, topic: &Topic, reason: &'static str) {
+    pub fn handle_gap(&mut self, _now: Time, topic: &Topic, reason: &'static str, missed: Option<Missed>) {
         if !self.closed && self.is_subscribed(topic) {
-            self.push(Push::Gap { channel: topic.to_string(), reason });
+            self.push(Push::Gap { channel: topic.to_string(), reason, missed });
         }
     }
 

@@ -3,7 +3,7 @@
 use fanfare_protocol::{Channel, ErrorBody, ErrorCode, NameError, Push, Reply, Subscribed, SubscriptionOutcome, Topic};
 
 use crate::{
-    Action, Session,
+    Action, Granted, Session, Start,
     pending::{Asker, Askers, NAMES_IN_FLIGHT, Operation},
     permission::check_subscribe,
 };
@@ -20,9 +20,13 @@ enum Begun {
 impl Session {
     /// The command with one name.
     pub(crate) fn subscribe(&mut self, id: u64, name: &str) {
-        let begun = self.room_for_subscribe(1).and_then(|()| self.begin_subscription(name, Asker::Command { id }));
+        let begun = self
+            .room_for_subscribe(1)
+            .and_then(|()| self.begin_subscription(name, Start::default(), Asker::Command { id }));
         match begun {
-            Ok(Begun::Made) => self.reply(id, Ok(Reply::Subscribed(Subscribed { channel: name.into() }))),
+            Ok(Begun::Made) => {
+                self.reply(id, Ok(Reply::Subscribed(Subscribed { channel: name.into(), ..Subscribed::default() })))
+            }
             Ok(Begun::InFlight) => {}
             Err(error) => self.reply(id, Err(error)),
         }
@@ -37,7 +41,7 @@ impl Session {
         let mut missing = 0;
         let mut outcomes = Vec::with_capacity(names.len());
         for (index, channel) in (0..).zip(names) {
-            let begun = self.begin_subscription(&channel, Asker::Batch { batch, index });
+            let begun = self.begin_subscription(&channel, Start::default(), Asker::Batch { batch, index });
             missing += usize::from(matches!(begun, Ok(Begun::InFlight)));
             outcomes.push(SubscriptionOutcome { channel, error: begun.err() });
         }
@@ -49,16 +53,18 @@ impl Session {
     }
 
     /// A name of the handshake, answered by a push.
-    pub(crate) fn subscribe_for_handshake(&mut self, name: &str) {
-        match self.begin_subscription(name, Asker::Handshake) {
-            Ok(Begun::Made) => self.push(Push::Subscribed(Subscribed { channel: name.into() })),
+    pub(crate) fn subscribe_for_handshake(&mut self, name: &str, start: Start) {
+        match self.begin_subscription(name, start, Asker::Handshake) {
+            Ok(Begun::Made) => {
+                self.push(Push::Subscribed(Subscribed { channel: name.into(), ..Subscribed::default() }))
+            }
             Ok(Begun::InFlight) => {}
             Err(error) => self.push(Push::Error { channel: Some(name.into()), error }),
         }
     }
 
     /// The hub has made a subscription, or not. The answer goes out here, so that it is before any publication.
-    pub(crate) fn subscribed(&mut self, topic: Topic, askers: Askers, result: Result<(), ErrorBody>) {
+    pub(crate) fn subscribed(&mut self, topic: Topic, askers: Askers, result: Result<Granted, ErrorBody>) {
         for asker in askers {
             self.answer(asker, &topic, result.clone());
         }
@@ -101,7 +107,7 @@ impl Session {
         self.subscriptions.matches(channel)
     }
 
-    fn begin_subscription(&mut self, name: &str, asker: Asker) -> Result<Begun, ErrorBody> {
+    fn begin_subscription(&mut self, name: &str, start: Start, asker: Asker) -> Result<Begun, ErrorBody> {
         let bad_request = |error: NameError| ErrorBody::new(ErrorCode::BadRequest, error.to_string());
         let topic = Topic::parse(name).map_err(bad_request)?;
         let grant = self.grant().expect("commands run and channels are subscribed only once connected");
@@ -119,7 +125,7 @@ impl Session {
             return Err(ErrorBody::new(ErrorCode::LimitExceeded, message));
         }
         let op = self.begin(Operation::Subscribe { topic: topic.clone(), askers: Askers::from_elem(asker, 1) });
-        self.act(Action::Subscribe { op, topic });
+        self.act(Action::Subscribe { op, topic, start });
         Ok(Begun::InFlight)
     }
 
@@ -137,15 +143,20 @@ impl Session {
         Ok(())
     }
 
-    fn answer(&mut self, asker: Asker, topic: &Topic, result: Result<(), ErrorBody>) {
-        let subscribed = || Subscribed { channel: topic.to_string() };
+    fn answer(&mut self, asker: Asker, topic: &Topic, result: Result<Granted, ErrorBody>) {
+        let subscribed = |granted: Granted| Subscribed {
+            channel: topic.to_string(),
+            position: granted.position,
+            recovered: granted.recovered,
+            publications: granted.publications,
+        };
         match asker {
             Asker::Command { id } => {
                 self.pending_mut().answered();
-                self.reply(id, result.map(|()| Reply::Subscribed(subscribed())));
+                self.reply(id, result.map(|granted| Reply::Subscribed(subscribed(granted))));
             }
             Asker::Handshake => self.push(match result {
-                Ok(()) => Push::Subscribed(subscribed()),
+                Ok(granted) => Push::Subscribed(subscribed(granted)),
                 Err(error) => Push::Error { channel: Some(topic.to_string()), error },
             }),
             Asker::Batch { batch, index } => {

@@ -46,7 +46,7 @@ impl Inflow {
             content_type: header("Content-Type"),
             bytes: detach(message.payload),
         };
-        Ok(Publication { interest: self.interest.id, channel, body, timestamp: None })
+        Ok(Publication { interest: self.interest.id, channel, body, timestamp: None, position: None })
     }
 }
 

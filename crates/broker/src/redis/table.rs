@@ -103,8 +103,13 @@ impl Table {
     /// For whom a message is that came by its channel.
     pub(super) fn by_channel(&self, name: &str, body: &Body) -> Vec<Publication> {
         let holders = self.channels.get(name).map(Vec::as_slice).unwrap_or_default();
-        let publication =
-            |id: &InterestId| Publication { interest: *id, channel: None, body: body.clone(), timestamp: None };
+        let publication = |id: &InterestId| Publication {
+            interest: *id,
+            channel: None,
+            body: body.clone(),
+            timestamp: None,
+            position: None,
+        };
         holders.iter().map(publication).collect()
     }
 
@@ -120,6 +125,7 @@ impl Table {
             channel: Some(channel.clone()),
             body: body.clone(),
             timestamp: None,
+            position: None,
         };
         Ok(matching.map(publication).collect())
     }

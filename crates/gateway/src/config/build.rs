@@ -174,7 +174,9 @@ fn read_api_keys(reader: &mut Reader) -> Vec<Secret> {
 fn read_namespaces(reader: &mut Reader, development: bool) -> NamespaceTable {
     let built_in = match development {
         // So that the first two commands that anyone tries just work. Nothing beyond loopback is reachable then.
-        true => Namespace { subscribe: Access::Anyone, publish: Access::Anyone, patterns: true },
+        true => {
+            Namespace { subscribe: Access::Anyone, publish: Access::Anyone, patterns: true, ..Namespace::default() }
+        }
         false => Namespace::default(),
     };
     let defaults = read_namespace(reader, "namespace_defaults", built_in);
@@ -195,6 +197,7 @@ fn read_namespace(reader: &mut Reader, key: &str, defaults: Namespace) -> Namesp
         subscribe: reader.choice(&format!("{key}.subscribe"), defaults.subscribe, &SUBSCRIBE),
         publish: reader.choice(&format!("{key}.publish"), defaults.publish, &PUBLISH),
         patterns: reader.flag(&format!("{key}.patterns"), defaults.patterns),
+        ..defaults
     }
 }
 

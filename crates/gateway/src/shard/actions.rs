@@ -29,7 +29,8 @@ impl Shard {
         while let Some(action) = state.session(index).and_then(|session| session.poll_action()) {
             match action {
                 Action::Authenticate { op, token } => self.authenticate(state, index, now, op, token),
-                Action::Subscribe { op, topic } => self.subscribe(state, index, now, op, topic),
+                Action::Subscribe { op, topic, start: _ } => self.subscribe(state, index, now, op, topic),
+                Action::History { .. } => {}
                 Action::Unsubscribe { topic } => self.unsubscribe(state, index, &topic),
                 Action::Publish(publish) => self.publish(state, index, now, publish),
                 Action::Send(message) => self.send(state, index, &message),
@@ -117,7 +118,7 @@ impl Shard {
         let id = state.id(index);
         let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
         match state.topics.subscribe(&tenant, topic.clone(), id, op) {
-            Subscribing::Done => complete(state, index, now, op, Completion::Subscribed(Ok(Granted {}))),
+            Subscribing::Done => complete(state, index, now, op, Completion::Subscribed(Ok(Granted::default()))),
             Subscribing::Waits => {}
             Subscribing::First(slot) => {
                 self.ask_hub(state, HubRequest::Subscribe { shard: self.context.id, slot, tenant, topic });

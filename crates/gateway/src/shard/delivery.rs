@@ -56,7 +56,7 @@ impl Shard {
             ShardMessage::Subscribed { slot } => {
                 self.seal(state, slot);
                 for (id, op) in state.topics.confirm(slot) {
-                    self.handle_completion(state, id, op, Completion::Subscribed(Ok(Granted {})));
+                    self.handle_completion(state, id, op, Completion::Subscribed(Ok(Granted::default())));
                 }
             }
             ShardMessage::Refused { slot, refusal } => {
@@ -187,7 +187,7 @@ impl Shard {
         for index in subscribers {
             let index = index as usize;
             if let Some(session) = state.session(index) {
-                session.handle_gap(now, &topic, reason);
+                session.handle_gap(now, &topic, reason, None);
             }
             self.carry_out(state, index, now);
             self.mark_dirty(state, index);

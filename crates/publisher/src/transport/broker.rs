@@ -125,9 +125,10 @@ fn failure(error: &BrokerError) -> Failure {
     match error {
         BrokerError::Unavailable { .. } | BrokerError::Unreachable { .. } => Failure::not_accepted(error.to_string()),
         BrokerError::Timeout { .. } => Failure::unknown(error.to_string()),
-        BrokerError::TooLarge { .. } | BrokerError::Refused { .. } | BrokerError::Configuration { .. } => {
-            Failure::refused(error.to_string())
-        }
+        BrokerError::TooLarge { .. }
+        | BrokerError::Refused { .. }
+        | BrokerError::Configuration { .. }
+        | BrokerError::NoHistory { .. } => Failure::refused(error.to_string()),
     }
 }
 
