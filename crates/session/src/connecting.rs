@@ -262,7 +262,9 @@ mod tests {
         );
         driver.complete(3, Completion::Subscribed(Err(ErrorBody::new(ErrorCode::Unavailable, "away"))));
         driver.complete(2, made());
-        let told = || push(Push::Subscribed(fanfare_protocol::Subscribed { channel: "project:a".into() }));
+        let told = || {
+            push(Push::Subscribed(fanfare_protocol::Subscribed { channel: "project:a".into(), ..Default::default() }))
+        };
         assert_eq!(driver.actions(), [push_error(Some("project:c"), ErrorCode::Unavailable, "away"), told(), told()]);
     }
 

@@ -81,7 +81,7 @@ mod tests {
 
     fn namespaces(subscribe: Access, publish: Access, patterns: bool) -> NamespaceTable {
         NamespaceTable {
-            declared: [("x".into(), Namespace { subscribe, publish, patterns })].into(),
+            declared: [("x".into(), Namespace { subscribe, publish, patterns, ..Namespace::default() })].into(),
             ..Default::default()
         }
     }

@@ -463,10 +463,13 @@ mod tests {
     #[test]
     fn a_gap_is_told_to_subscribers_of_exactly_this_topic() {
         let mut driver = Driver::anonymous().subscribed(&["open:*"]);
-        driver.session.handle_gap(Time::default(), &topic("open:a"), "interrupted");
+        driver.session.handle_gap(Time::default(), &topic("open:a"), "interrupted", None);
         assert_eq!(driver.actions(), []);
-        driver.session.handle_gap(Time::default(), &topic("open:*"), "interrupted");
-        assert_eq!(driver.actions(), [push(Push::Gap { channel: "open:*".into(), reason: "interrupted" })]);
+        driver.session.handle_gap(Time::default(), &topic("open:*"), "interrupted", None);
+        assert_eq!(
+            driver.actions(),
+            [push(Push::Gap { channel: "open:*".into(), reason: "interrupted", missed: None })]
+        );
     }
 
     #[test]
@@ -490,7 +493,7 @@ mod tests {
         driver.send(2, subscribe("open:c"));
         driver.shake(Some("t"), &["open:d"]);
         driver.session.handle_malformed(driver.time(), DecodeError::bad_request(None, "?"));
-        driver.session.handle_gap(driver.time(), &topic("open:a"), "interrupted");
+        driver.session.handle_gap(driver.time(), &topic("open:a"), "interrupted", None);
         driver.session.handle_unsubscribed(driver.time(), &topic("open:a"), ErrorBody::new(ErrorCode::Internal, "?"));
         driver.session.handle_activity(driver.time());
         driver.session.handle_drain(driver.time(), 0);
@@ -511,7 +514,7 @@ mod tests {
         assert_eq!(driver.actions(), []);
         driver.complete(1, published());
         driver.complete(1, published());
-        assert_eq!(driver.actions(), [reply(1, done())]);
+        assert_eq!(driver.actions(), [reply(1, live_only())]);
     }
 
     #[test]
@@ -528,7 +531,7 @@ mod tests {
         driver.complete(0, published());
         driver.session.last_op = 0;
         driver.send(4, publish("open:d"));
-        assert_eq!(driver.actions(), [reply(3, done()), to_publish(2, "open:d")]);
+        assert_eq!(driver.actions(), [reply(3, live_only()), to_publish(2, "open:d")]);
     }
 
     #[test]

@@ -96,7 +96,8 @@ fn messages() -> BTreeMap<String, ServerMessage> {
 
 fn replies() -> [(&'static str, u64, Reply); 8] {
     let anonymous = Connected { user: None, tenant: "default".to_owned(), expires_in_ms: None, ..connected() };
-    let subscribed = |channel: &str| Reply::Subscribed(Subscribed { channel: channel.to_owned() });
+    let subscribed =
+        |channel: &str| Reply::Subscribed(Subscribed { channel: channel.to_owned(), ..Subscribed::default() });
     let subscriptions = vec![
         SubscriptionOutcome { channel: "project:clx123".to_owned(), error: None },
         SubscriptionOutcome { channel: "user:alice".to_owned(), error: Some(forbidden_channel()) },
@@ -121,9 +122,9 @@ fn pushes() -> [(&'static str, Push); 10] {
         ("push-connected", Push::Connected(connected())),
         ("push-ping", Push::Ping {}),
         ("push-token-expiring", Push::TokenExpiring { expires_in_ms: 30_000 }),
-        ("push-subscribed", Push::Subscribed(Subscribed { channel: channel() })),
+        ("push-subscribed", Push::Subscribed(Subscribed { channel: channel(), ..Subscribed::default() })),
         ("push-unsubscribed", Push::Unsubscribed { channel: channel(), error: narrowed }),
-        ("push-gap", Push::Gap { channel: channel(), reason: "broker_interrupted" }),
+        ("push-gap", Push::Gap { channel: channel(), reason: "broker_interrupted", missed: None }),
         ("push-draining", Push::Draining { reconnect_after_ms: 1_500 }),
         ("push-error", Push::Error { channel: None, error: ErrorBody::new(ErrorCode::BadRequest, not_json) }),
         ("push-error-of-a-channel", Push::Error { channel: Some("user:alice".to_owned()), error: forbidden_channel() }),
@@ -175,6 +176,8 @@ fn reply_name(reply: &Reply) -> &'static str {
         Reply::Done {} => "reply-done",
         Reply::Connected(_) => "reply-connected",
         Reply::Subscribed(_) | Reply::SubscribedMany { .. } => "reply-subscribed",
+        Reply::Published { .. } => "reply-published",
+        Reply::History(_) => "reply-history",
         Reply::Refreshed { .. } => "reply-refreshed",
     }
 }
