@@ -16,7 +16,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use fanfare_protocol::{Body, Channel, Position, Tenant};
+use fanfare_protocol::{Body, Channel, Tenant};
 use tokio::time::Instant;
 
 use self::{
@@ -26,7 +26,7 @@ use self::{
 };
 use crate::{
     Broker, BrokerError, Events, HistoryOptions, HistoryPage, HistoryRead, Interest, InterestId, LivePosition,
-    Publication, Publish, Published, outlet::Outlet,
+    Publication, Publish, Published, Standing, outlet::Outlet,
 };
 
 /// A broker inside the process. Clones are the same broker; nodes [`attach`](Self::attach) to it.
@@ -152,11 +152,10 @@ impl Broker for MemoryBroker {
         page.ok_or_else(|| self.no_history(&read.channel))
     }
 
-    async fn positions(&self, channels: &[(Tenant, Channel)]) -> Result<Vec<Position>, BrokerError> {
+    async fn positions(&self, channels: &[(Tenant, Channel)]) -> Result<Vec<Standing>, BrokerError> {
         self.await_read().await?;
-        let retained = self.shared.retained.lock().expect(UNPOISONED);
-        let position = |channel| retained.stands(channel).ok_or_else(|| self.no_history(&channel.1));
-        channels.iter().map(position).collect()
+        let standings = self.shared.retained.lock().expect(UNPOISONED).stand(Instant::now(), channels);
+        standings.map_err(|channel| self.no_history(channel))
     }
 
     async fn close(&self) {

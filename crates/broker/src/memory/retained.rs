@@ -16,7 +16,7 @@ use fanfare_protocol::{Body, Channel, Epoch, Position, Tenant};
 use tokio::time::Instant;
 
 use super::{ids::Ids, ring::Ring};
-use crate::{HistoryOptions, HistoryPage, HistoryRead, LivePosition, Recorded, Retention, limits};
+use crate::{HistoryOptions, HistoryPage, HistoryRead, LivePosition, Recorded, Retention, Standing, limits};
 
 /// A channel of a tenant.
 pub(super) type ChannelKey = Arc<(Tenant, Channel)>;
@@ -172,10 +172,20 @@ impl Retained {
         })
     }
 
-    /// Where the channel stands; `None` where its namespace keeps no history.
-    pub(super) fn stands(&self, channel: &(Tenant, Channel)) -> Option<Position> {
-        self.options.retention(&channel.1)?;
-        Some(self.position(self.channels.get(channel).map_or(self.floor, Ring::last)))
+    /// Where channels stand. The error is the first whose namespace keeps no history.
+    pub(super) fn stand<'a>(
+        &mut self,
+        now: Instant,
+        channels: &'a [(Tenant, Channel)],
+    ) -> Result<Vec<Standing>, &'a Channel> {
+        self.expire(now);
+        let standing = |channel: &'a (Tenant, Channel)| {
+            self.options.retention(&channel.1).ok_or(&channel.1)?;
+            let ring = self.channels.get(channel);
+            let position = self.position(ring.map_or(self.floor, Ring::last));
+            Ok(Standing { position, empty: ring.is_none_or(Ring::is_empty) })
+        };
+        channels.iter().map(standing).collect()
     }
 
     fn position(&self, offset: u64) -> Position {
@@ -336,7 +346,16 @@ mod tests {
             let read = HistoryRead { tenant, channel, range, max_publications: 1_000, max_bytes: 1 << 20 };
             let page = self.retained.read(self.now, &read).unwrap();
             let offsets = page.publications.iter().map(|record| record.offset).collect();
+            let standing = self.stands(read.channel.as_str()).unwrap();
+            assert!(
+                standing.position == page.position && (range != ALL || standing.empty == page.publications.is_empty())
+            );
             (offsets, page.position.offset, page.whole)
+        }
+
+        fn stands(&mut self, channel: &str) -> Result<Standing, Channel> {
+            let channels = [Arc::unwrap_or_clone(key(channel))];
+            self.retained.stand(self.now, &channels).map(|mut standings| standings.remove(0)).map_err(Channel::clone)
         }
     }
 
@@ -362,7 +381,7 @@ mod tests {
         assert_eq!(test.read("brief:a", HistoryRange::After(6)), (vec![], 7, false));
         assert_eq!(test.append("brief:a", None), Ok((8, Some(7))));
         assert!(test.retained.append(test.now, &key("live:a"), None, Body::default(), 1).is_none());
-        assert!(test.retained.stands(&key("live:a")).is_none());
+        assert_eq!(test.stands("live:a"), Err(key("live:a").1.clone()));
     }
 
     #[test]
@@ -438,9 +457,10 @@ mod tests {
     fn a_new_beginning_is_another_epoch() {
         let mut test = Test::new(ROOMY);
         test.append("log:a", Some("x")).unwrap();
-        let before = test.retained.stands(&key("log:a")).unwrap();
+        let before = test.stands("log:a").unwrap();
         test.retained.begin_anew();
-        assert_ne!(test.retained.stands(&key("log:a")).unwrap().epoch, before.epoch);
+        let after = test.stands("log:a").unwrap();
+        assert!((after.position.offset, after.empty) == (0, true) && after.position.epoch != before.position.epoch);
         assert_eq!(test.append("log:a", Some("x")), Ok((1, Some(0))));
     }
 }

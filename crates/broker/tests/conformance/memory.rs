@@ -190,6 +190,7 @@ async fn offsets_are_in_order_for_every_node_however_many_publish() {
         let began =
             node.broker.positions(&[(Tenant::parse("acme").unwrap(), Channel::parse("log:a").unwrap())]).await.unwrap()
                 [0]
+            .position
             .offset;
         reading.push(tokio::spawn(async move {
             // What is behind the position comes; what is before it may, since it was read after the interest was added.
