@@ -103,6 +103,7 @@ fn every_kind_of_value_can_come_from_a_variable() {
     assert_eq!(config.timeouts.ping_interval, Duration::from_secs(60));
     assert!(!config.compression);
     assert_eq!(config.paths.ws, ["/ws", "/realtime"]);
+    assert_eq!(config.paths.sse, ["/sse"]);
     assert_eq!(config.namespaces.get("project").subscribe, Access::Owner);
     assert!(!config.namespaces.get("other").patterns);
 }
@@ -352,6 +353,8 @@ fn contradictions_are_told() {
         internal_listen = "127.0.0.1:8000"
         broker = "redis://user:hidden@redis"
         allowed_origins = ["*"]
+        [paths]
+        sse = ["/sse", "/ws"]
         [broker_options]
         password = "hidden"
         token = "hidden"
@@ -378,6 +381,7 @@ fn contradictions_are_told() {
             "broker_options.token: is only for NATS; broker is redis://***@redis",
             "internal_listen = 127.0.0.1:8000: is also listen (127.0.0.1:8000); the two listeners need different addresses",
             "limits.outbox_bytes = 16KiB: must be at least limits.publication_bytes (1MiB)",
+            "paths.sse = \"/ws\": is in paths.ws too; a path leads to one of them",
         ]
     );
     assert_eq!(
