@@ -45,6 +45,7 @@ pub(crate) fn config() -> SessionConfig {
         max_pending_commands: 3,
         max_malformed: 3,
         max_publication_bytes: 200,
+        max_history: 100,
     }
 }
 

@@ -493,6 +493,7 @@ fn config(anonymous: bool) -> SessionConfig {
         max_pending_commands: MAX_PENDING_COMMANDS,
         max_malformed: MAX_MALFORMED,
         max_publication_bytes: 1_000,
+        max_history: 100,
     }
 }
 

@@ -38,6 +38,7 @@ impl Bench {
             max_pending_commands: 100,
             max_malformed: 100,
             max_publication_bytes: 1 << 20,
+            max_history: 100,
         };
         let shard = Shard::new(ShardContext {
             id: ShardId(0),
