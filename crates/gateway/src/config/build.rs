@@ -147,10 +147,14 @@ fn read_prefix(reader: &mut Reader) -> String {
 
 fn read_paths(reader: &mut Reader) -> Paths {
     let allowed = "a path such as \"/ws\", without query, of letters, digits and -._~!$&'()*+,;=:@";
-    let ws = reader.list("paths.ws", allowed, |path| is_url_path(path).then(|| path.to_owned()));
-    let paths = ws.map_or_else(Paths::default, |ws| Paths { ws });
-    reader.effective.set("paths.ws", paths.ws.clone());
-    paths
+    let mut read = |key: &str, default: Vec<String>| {
+        let paths = reader.list(key, allowed, |path| is_url_path(path).then(|| path.to_owned()));
+        let paths = paths.unwrap_or(default);
+        reader.effective.set(key, paths.clone());
+        paths
+    };
+    let Paths { ws, sse } = Paths::default();
+    Paths { ws: read("paths.ws", ws), sse: read("paths.sse", sse) }
 }
 
 fn read_origins(reader: &mut Reader, development: bool) -> OriginPolicy {

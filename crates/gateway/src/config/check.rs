@@ -25,6 +25,7 @@ pub(super) fn contradictions(config: &Config, attempted: Attempted, reader: &mut
     origins(config, reader);
     broker(config, reader);
     sizes(config, reader);
+    paths(config, reader);
 }
 
 /// Whether a URL names a broker that exists, else what is allowed. In a list the first scheme holds for entries without one.
@@ -207,5 +208,11 @@ fn sizes(config: &Config, reader: &mut Reader) {
         let text =
             format!("must be at least auth.jwks_refresh_min_interval ({})", show_duration(jwks.refresh_min_interval));
         reader.contradiction("auth.jwks_max_age", show_duration(jwks.max_age), text);
+    }
+}
+
+fn paths(config: &Config, reader: &mut Reader) {
+    if let Some(path) = config.paths.sse.iter().find(|path| config.paths.ws.contains(path)) {
+        reader.contradiction("paths.sse", format!("{path:?}"), "is in paths.ws too; a path leads to one of them");
     }
 }

@@ -93,6 +93,8 @@ pub struct BrokerConfig {
 pub struct Paths {
     /// Where WebSocket clients connect; never empty.
     pub ws: Vec<String>,
+    /// Where clients of server-sent events connect; empty where none are served.
+    pub sse: Vec<String>,
 }
 
 /// Bounds of queues, buffers and tables. None of them is 0.
@@ -214,7 +216,7 @@ impl Default for Timeouts {
 
 impl Default for Paths {
     fn default() -> Self {
-        Self { ws: vec!["/ws".into()] }
+        Self { ws: vec!["/ws".into()], sse: vec!["/sse".into()] }
     }
 }
 

@@ -103,6 +103,7 @@ fn every_kind_of_value_can_come_from_a_variable() {
     assert_eq!(config.timeouts.ping_interval, Duration::from_secs(60));
     assert!(!config.compression);
     assert_eq!(config.paths.ws, ["/ws", "/realtime"]);
+    assert_eq!(config.paths.sse, ["/sse"]);
     assert_eq!(config.namespaces.get("project").subscribe, Access::Owner);
     assert!(!config.namespaces.get("other").patterns);
 }
@@ -362,6 +363,8 @@ fn contradictions_are_told() {
         internal_listen = "127.0.0.1:8000"
         broker = "redis://user:hidden@redis"
         allowed_origins = ["*"]
+        [paths]
+        sse = ["/sse", "/ws"]
         [broker_options]
         password = "hidden"
         token = "hidden"
@@ -392,6 +395,7 @@ fn contradictions_are_told() {
             "limits.outbox_bytes = 16KiB: must be at least limits.publication_bytes (1MiB)",
             "limits.recovery_bytes = 64KiB: must be at least limits.publication_bytes (1MiB)",
             "limits.ring_bytes = 32KiB: must be at least limits.recovery_bytes (64KiB)",
+            "paths.sse = \"/ws\": is in paths.ws too; a path leads to one of them",
         ]
     );
     assert_eq!(
