@@ -127,7 +127,7 @@ impl RedisChannels {
 
     /// As [`glob`](Self::glob), for what is live of channels with history.
     pub fn live_glob(&self, tenant: &Tenant, pattern: &Pattern) -> String {
-        single_star(format!("{}{tenant}:{}", self.live, pattern.as_str()))
+        single_star(format!("{}{tenant}:{}", self.live, pattern.as_str())) + "}"
     }
 
     /// Whether a name is that of a channel with history that is live, or looks like it.
