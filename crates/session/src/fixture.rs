@@ -162,11 +162,11 @@ pub(crate) fn connect(token: Option<&str>) -> CommandKind {
 }
 
 pub(crate) fn subscribe(channel: &str) -> CommandKind {
-    CommandKind::Subscribe { channel: channel.into() }
+    CommandKind::Subscribe(Asked { name: channel.into(), start: Start::default() })
 }
 
 pub(crate) fn subscribe_many(channels: &[&str]) -> CommandKind {
-    CommandKind::SubscribeMany { channels: strings(channels) }
+    CommandKind::SubscribeMany { channels: asked(channels) }
 }
 
 pub(crate) fn unsubscribe(channel: &str) -> CommandKind {

@@ -8,7 +8,7 @@ use fanfare_protocol::{
 };
 
 use crate::{
-    Action, Completion, Grant, OpId, SessionConfig, Time,
+    Action, Asked, Completion, Grant, OpId, SessionConfig, Time,
     liveness::{Liveness, Overdue},
     pending::{Operation, Pending},
     topic_set::TopicSet,
@@ -31,15 +31,6 @@ pub struct Handshake {
     pub token: Option<String>,
     /// Channels of `/ws?channels=`: connects anonymously where there is no token, and subscribes; each is told by `system:subscribed` or `system:error`.
     pub channels: Vec<Asked>,
-}
-
-/// A channel that is asked for, and what the client wants of it first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
-    /// Its name, not yet checked.
-    pub name: String,
-    /// Which publications the subscription begins with.
-    pub start: crate::Start,
 }
 
 /// Without the token: tokens are never logged.
@@ -217,6 +208,7 @@ impl Session {
             (Some(Operation::Connect(_) | Operation::Refresh { .. }), Completion::Authenticated(_))
                 | (Some(Operation::Subscribe { .. }), Completion::Subscribed(_))
                 | (Some(Operation::Publish { .. }), Completion::Published(_))
+                | (Some(Operation::History { .. }), Completion::History(_))
         );
         let Some(operation) = fits.then(|| pending.finish(op)).flatten() else { return };
         match (operation, completion) {
@@ -228,6 +220,7 @@ impl Session {
             (Operation::Publish { id }, Completion::Published(result)) => {
                 self.reply(id, result.map(|position| Reply::Published { position }));
             }
+            (Operation::History { id }, Completion::History(result)) => self.history_read(id, result),
             (operation, completion) => unreachable!("{operation:?} does not fit {completion:?}"),
         }
         self.pending.take_if(|pending| pending.is_empty());
@@ -295,11 +288,12 @@ impl Session {
     pub(crate) fn run(&mut self, id: u64, kind: CommandKind) {
         match kind {
             CommandKind::Connect { .. } => unreachable!("connect is answered before it can run or wait"),
-            CommandKind::Subscribe { channel } => self.subscribe(id, &channel),
+            CommandKind::Subscribe(asked) => self.subscribe(id, asked),
             CommandKind::SubscribeMany { channels } => self.subscribe_many(id, channels),
             CommandKind::Unsubscribe { channel } => self.unsubscribe(id, &[channel]),
             CommandKind::UnsubscribeMany { channels } => self.unsubscribe(id, &channels),
             CommandKind::Publish(publish) => self.publish(id, *publish),
+            CommandKind::History(history) => self.history(id, *history),
             CommandKind::Refresh { token } => self.refresh(id, token),
             CommandKind::Ping => self.reply(id, Ok(Reply::Done {})),
         }

@@ -213,8 +213,8 @@ impl World {
     fn step(&mut self, step: Step) {
         match step {
             Step::Connect { with_token } => self.send(CommandKind::Connect { token: with_token.then(|| "t".into()) }),
-            Step::Subscribe(name) => self.send(CommandKind::Subscribe { channel: name.into() }),
-            Step::SubscribeMany(names) => self.send(CommandKind::SubscribeMany { channels: strings(&names) }),
+            Step::Subscribe(name) => self.send(CommandKind::Subscribe(asked(&[name]).remove(0))),
+            Step::SubscribeMany(names) => self.send(CommandKind::SubscribeMany { channels: asked(&names) }),
             Step::Unsubscribe(name) => self.send(CommandKind::Unsubscribe { channel: name.into() }),
             Step::UnsubscribeMany(names) => self.send(CommandKind::UnsubscribeMany { channels: strings(&names) }),
             Step::Publish(name) => self.send(CommandKind::Publish(Box::new(publication(name)))),

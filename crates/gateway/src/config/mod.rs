@@ -191,7 +191,7 @@ impl Default for Limits {
             notsent_lowat_bytes: 32 * 1024,
             api_body_bytes: 8 * 1024 * 1024,
             api_batch: 1_000,
-            recovery_publications: 1_000,
+            recovery_publications: limits::RECOVERY_PUBLICATIONS,
             recovery_bytes: 1024 * 1024,
             ring_bytes: 64 * 1024 * 1024,
             history_reads: 16,
