@@ -7,6 +7,7 @@ mod cli_publish;
 mod cli_subscribe;
 mod cli_token;
 mod command;
+mod history;
 mod http;
 mod nats;
 mod node;
