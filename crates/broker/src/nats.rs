@@ -36,7 +36,7 @@ use std::{
 
 use async_nats::{Client, HeaderMap, HeaderValue, PublishErrorKind, connection::State};
 use async_trait::async_trait;
-use fanfare_protocol::{Channel, NatsSubjects, Position, Tenant};
+use fanfare_protocol::{Channel, NatsSubjects, Tenant};
 use tokio::{
     sync::{Mutex, mpsc},
     time::{Instant, timeout},
@@ -53,7 +53,7 @@ use self::{
     requests::{Caller, Requests},
     stream::Streams,
 };
-use crate::{Broker, BrokerError, HistoryPage, HistoryRead, Interest, InterestId, Publish, Published};
+use crate::{Broker, BrokerError, HistoryPage, HistoryRead, Interest, InterestId, Publish, Published, Standing};
 
 const NAME: &str = "nats";
 
@@ -162,7 +162,7 @@ impl Broker for Nats {
         reading::history(&caller, &self.subjects, &history.streams, &read).await
     }
 
-    async fn positions(&self, channels: &[(Tenant, Channel)]) -> Result<Vec<Position>, BrokerError> {
+    async fn positions(&self, channels: &[(Tenant, Channel)]) -> Result<Vec<Standing>, BrokerError> {
         let Some((_, first)) = channels.first() else { return Ok(Vec::new()) };
         let (history, caller) = self.history_of(first)?;
         reading::positions(&caller, &self.subjects, &history.streams, channels).await

@@ -15,7 +15,7 @@ use super::{
     stream::{Stream, Streams},
     walk::{Step, Walk},
 };
-use crate::{BrokerError, HistoryPage, HistoryRange, HistoryRead, Recorded};
+use crate::{BrokerError, HistoryPage, HistoryRange, HistoryRead, Recorded, Standing};
 
 /// Channels whose last publication is asked for at the same time.
 const PIPELINE: usize = 64;
@@ -33,7 +33,7 @@ pub(super) async fn positions(
     subjects: &NatsSubjects,
     streams: &Streams,
     channels: &[(Tenant, Channel)],
-) -> Result<Vec<Position>, BrokerError> {
+) -> Result<Vec<Standing>, BrokerError> {
     let mut wanted: Vec<(Arc<Stream>, Option<Position>)> = Vec::new();
     let mut asked = Vec::with_capacity(channels.len());
     for (tenant, channel) in channels {
@@ -55,7 +55,8 @@ pub(super) async fn positions(
             let (stream, end) = &wanted[place];
             let last = caller.last_sequence(stream.name(), &subject).await?;
             let end = end.as_ref().expect("every stream was asked above");
-            Ok(Position { offset: last.unwrap_or(end.offset), epoch: end.epoch.clone() })
+            let position = Position { offset: last.unwrap_or(end.offset), epoch: end.epoch.clone() };
+            Ok(Standing { position, empty: last.is_none() })
         })
         .buffered(PIPELINE)
         .try_collect()

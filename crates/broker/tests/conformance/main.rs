@@ -8,7 +8,6 @@ mod fixture;
 mod interruption;
 mod memory;
 mod nats;
-mod nats_history;
 mod nats_streams;
 mod node;
 mod redis;

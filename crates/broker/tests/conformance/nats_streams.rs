@@ -185,7 +185,7 @@ async fn a_stream_that_is_deleted_is_made_anew_and_told() {
     assert_eq!((before.offset, after.offset), (1, 1));
     let publication = node.publication().await;
     assert_eq!(publication.position.unwrap().position, after);
-    assert_eq!(node.position("a:b").await, after);
+    assert_eq!(node.standing("a:b").await.unwrap().position, after);
 }
 
 /// As [`a_stream_that_is_deleted_is_made_anew_and_told`], where a node may not hear JetStream's advisories.
@@ -206,10 +206,10 @@ async fn a_stream_that_became_another_is_noticed_without_advisories() {
     }
     let other = Node::over(open(&as_user("o")).await.unwrap());
     let client = async_nats::connect(as_user("o").url).await.unwrap();
-    let before = node.position("a:b").await;
+    let before = node.standing("a:b").await.unwrap().position;
     api(&client, "STREAM.DELETE.RT_a", Value::Null).await;
     wait_for("the other node to make it anew", SOON, async || {
-        let position = other.positions("a:b").await.ok()?;
+        let position = other.standing("a:b").await.ok()?.position;
         (position.epoch != before.epoch).then_some(())
     })
     .await;
@@ -217,7 +217,7 @@ async fn a_stream_that_became_another_is_noticed_without_advisories() {
     let after = node.record("a:b", numbered(4)).await;
     assert_eq!(after.offset, 1);
     assert_ne!(after.epoch, before.epoch);
-    assert_eq!(after, other.positions("a:b").await.unwrap());
+    assert_eq!(after, other.standing("a:b").await.unwrap().position);
     let mut renumbered = false;
     while !renumbered {
         renumbered =
