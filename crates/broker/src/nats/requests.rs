@@ -22,6 +22,12 @@ use crate::BrokerError;
 /// Requests that are on their way at the same time; more wait. JetStream's own queue holds 10,000 for all its clients.
 const IN_FLIGHT: usize = 512;
 
+/// Messages of a consumer that only say that a request is over, and may wait beside the others.
+const STATUSES: usize = 8;
+
+/// How the names of our consumers begin.
+const CONSUMER: &str = "fanfare-";
+
 /// What waits for answers, shared by the calls and the task that reads the inbox.
 #[derive(Debug)]
 pub(super) struct Requests {
@@ -53,12 +59,17 @@ pub(super) struct Caller {
     deadline: Instant,
 }
 
-/// Answers of a request that has several. The request is forgotten when this is dropped.
+/// What one consumer delivers. It is forgotten when this is dropped.
 #[derive(Debug)]
-pub(super) struct Answers {
-    _waiting: Token,
-    subject: String,
+pub(super) struct Deliveries {
+    token: Token,
     receiver: mpsc::Receiver<Message>,
+    /// Of the consumer.
+    name: String,
+    /// Requests that were sent to it.
+    pulls: u64,
+    /// By which a request is told that there is no more.
+    reply: String,
 }
 
 /// A place in the table of those that wait.
@@ -117,7 +128,11 @@ impl Requests {
     }
 
     fn came(&self, message: Message) {
-        let number = message.subject.strip_prefix(&self.inbox).and_then(|number| number.parse().ok());
+        let number = match message.subject.strip_prefix(&self.inbox) {
+            Some(token) => token.split('-').next().and_then(|number| number.parse().ok()),
+            // What a consumer delivers has the subject by which it was published.
+            None => message.reply.as_deref().and_then(consumer_number),
+        };
         let Some(number) = number else { return };
         let mut waiting = self.waiting.lock().expect(UNPOISONED);
         // Where nobody waits any more, the answer is for nobody.
@@ -159,7 +174,8 @@ impl Caller {
             let _permit = self.requests.in_flight.acquire().await.map_err(|_| RequestError::Lost)?;
             let (sender, receiver) = oneshot::channel();
             let token = self.requests.wait_for(Answer::One(sender));
-            self.send(subject.clone(), &token, headers, payload).await?;
+            let reply = format!("{}{}", self.requests.inbox, token.number);
+            self.send(subject.clone(), reply, headers, payload).await?;
             receiver.await.map_err(|_| RequestError::Lost)
         };
         let answer = self.within(asking).await?;
@@ -169,30 +185,45 @@ impl Caller {
         }
     }
 
-    /// Sends a request that has up to `limit` answers.
-    pub(super) async fn request_many(
-        &self,
-        subject: String,
-        payload: Bytes,
-        limit: usize,
-    ) -> Result<Answers, RequestError> {
-        let (sender, receiver) = mpsc::channel(limit);
-        let waiting = self.requests.wait_for(Answer::Many(sender));
-        self.within(self.send(subject.clone(), &waiting, None, payload)).await?;
-        Ok(Answers { _waiting: waiting, subject, receiver })
+    /// A place for what a consumer will deliver, up to `limit` messages for each request.
+    pub(super) fn deliveries(&self, limit: usize) -> Deliveries {
+        let (sender, receiver) = mpsc::channel(limit + STATUSES);
+        let token = self.requests.wait_for(Answer::Many(sender));
+        let name = format!("{CONSUMER}{:016x}-{}", fastrand::u64(..), token.number);
+        Deliveries { token, receiver, name, pulls: 0, reply: String::new() }
     }
 
-    /// The next of several answers, waited for at most so long.
-    pub(super) async fn next(&self, answers: &mut Answers, within: Duration) -> Result<Message, RequestError> {
+    /// Sends a consumer a request for messages.
+    pub(super) async fn pull(
+        &self,
+        deliveries: &mut Deliveries,
+        subject: String,
+        payload: Bytes,
+    ) -> Result<(), RequestError> {
+        deliveries.pulls += 1;
+        deliveries.reply = format!("{}{}-{}", self.requests.inbox, deliveries.token.number, deliveries.pulls);
+        self.within(self.send(subject, deliveries.reply.clone(), None, payload)).await
+    }
+
+    /// The next message that a consumer delivers, waited for at most so long; `None` where the request is over.
+    pub(super) async fn delivered(
+        &self,
+        deliveries: &mut Deliveries,
+        within: Duration,
+    ) -> Result<Option<Message>, RequestError> {
         let came = async {
-            let came = timeout(within, answers.receiver.recv()).await.map_err(|_| RequestError::TimedOut(within))?;
-            came.ok_or(RequestError::Lost)
+            loop {
+                let message = deliveries.receiver.recv().await.ok_or(RequestError::Lost)?;
+                if !message.subject.starts_with(&self.requests.inbox) {
+                    return Ok(Some(message));
+                }
+                // That an earlier request is over may be told late.
+                if *message.subject == *deliveries.reply {
+                    return Ok(None);
+                }
+            }
         };
-        let answer = self.within(came).await?;
-        match answer.status {
-            Some(StatusCode::NO_RESPONDERS) => Err(RequestError::NoResponders(answers.subject.clone())),
-            _ => Ok(answer),
-        }
+        self.within(async { timeout(within, came).await.unwrap_or(Ok(None)) }).await
     }
 
     /// Sends something whose answer nobody waits for.
@@ -206,11 +237,10 @@ impl Caller {
     async fn send(
         &self,
         subject: String,
-        token: &Token,
+        reply: String,
         headers: Option<HeaderMap>,
         payload: Bytes,
     ) -> Result<(), RequestError> {
-        let reply = format!("{}{}", self.requests.inbox, token.number);
         let sent = match headers {
             Some(headers) => self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
             None => self.client.publish_with_reply(subject, reply, payload).await,
@@ -230,6 +260,19 @@ impl Caller {
             () = self.requests.closed.cancelled() => Err(RequestError::Lost),
         }
     }
+}
+
+impl Deliveries {
+    /// The name that the consumer has to have.
+    pub(super) fn consumer(&self) -> &str {
+        &self.name
+    }
+}
+
+/// For whom a message of a consumer is: the consumer's name says it, in the subject for the acknowledgement.
+fn consumer_number(acknowledgement: &str) -> Option<u64> {
+    let mut fields = acknowledgement.strip_prefix("$JS.ACK.")?.split('.');
+    fields.find_map(|field| field.strip_prefix(CONSUMER)?.rsplit('-').next()?.parse().ok())
 }
 
 impl Drop for Token {
@@ -274,8 +317,14 @@ mod tests {
         let first = requests.wait_for(Answer::One(sender));
         let (sender, mut many) = mpsc::channel(2);
         let second = requests.wait_for(Answer::Many(sender));
-        for number in [0, second.number, first.number, first.number, second.number, second.number] {
+        for number in [0, second.number, first.number, first.number] {
             requests.came(message(&requests, number));
+        }
+        for reply in
+            ["RT_a.fanfare-07-2.1.7.3.1.0", "_.acc.RT_a.fanfare-07-2.1.7.3.1.0.x", "RT_a.fanfare-07-1.1.7.3.1.0"]
+        {
+            let reply = Some(format!("$JS.ACK.{reply}").into());
+            requests.came(Message { subject: "rt.pub.acme.a".into(), reply, ..message(&requests, 0) });
         }
         assert!(one.try_recv().is_ok());
         assert!(many.try_recv().is_ok() && many.try_recv().is_ok() && many.try_recv().is_err());

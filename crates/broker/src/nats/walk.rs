@@ -1,13 +1,13 @@
 //! Reading a channel's publications one after the other, up to one whose sequence the leader has told.
 
-use async_nats::{Message, StatusCode};
+use async_nats::Message;
 use fanfare_protocol::Body;
 use serde_json::json;
 use tokio::time::Duration;
 
 use super::{
     api::{ApiFailure, ConsumerOptions, Stored, Which, nanoseconds},
-    requests::{Caller, RequestError},
+    requests::{Caller, Deliveries, RequestError},
     stream::Stream,
 };
 use crate::{Recorded, body::detach};
@@ -54,7 +54,7 @@ pub(super) struct Walk<'a> {
 
 #[derive(Debug)]
 struct Consumer {
-    name: String,
+    deliveries: Deliveries,
     /// It has so many more, as it says.
     pending: u64,
 }
@@ -113,26 +113,22 @@ impl<'a> Walk<'a> {
 
     /// What the consumer has. Nothing, where it has no more; then the leader is to be asked.
     async fn pull(&mut self, limit: usize, bytes: usize) -> Result<Vec<Step>, ApiFailure> {
-        let consumer = match self.consumer.take() {
+        let mut consumer = match self.consumer.take() {
             Some(consumer) => consumer,
             None => self.make_consumer().await?,
         };
-        let batch = limit.min(PULL).min(usize::try_from(consumer.pending).unwrap_or(PULL));
-        let Consumer { name, mut pending } = consumer;
-        let mut steps = Vec::with_capacity(batch);
-        if batch > 0 {
-            pending = match self.pull_batch(&name, batch, bytes, &mut steps).await {
-                Ok(pending) => pending,
-                Err(error) => {
-                    if matches!(error, ApiFailure::Request(RequestError::Lost)) {
-                        self.stream.be_wary();
-                    }
-                    return Err(error);
+        let steps = match self.pull_batch(&mut consumer, limit, bytes).await {
+            Ok(steps) => steps,
+            Err(error) => {
+                if matches!(error, ApiFailure::Request(RequestError::Lost)) {
+                    self.stream.be_wary();
                 }
-            };
-        }
-        self.consumer = Some(Consumer { name, pending });
-        if pending == 0 || steps.is_empty() {
+                return Err(error);
+            }
+        };
+        let is_dry = consumer.pending == 0 || steps.is_empty();
+        self.consumer = Some(consumer);
+        if is_dry {
             self.drop_consumer().await;
             self.steps = self.next_steps;
             self.next_steps = self.next_steps.saturating_mul(2);
@@ -140,37 +136,31 @@ impl<'a> Walk<'a> {
         Ok(steps)
     }
 
-    /// Says how many more the consumer has; 0 also where it does not give them.
     async fn pull_batch(
         &mut self,
-        name: &str,
-        batch: usize,
+        consumer: &mut Consumer,
+        limit: usize,
         bytes: usize,
-        steps: &mut Vec<Step>,
-    ) -> Result<u64, ApiFailure> {
+    ) -> Result<Vec<Step>, ApiFailure> {
+        let Consumer { deliveries, pending } = consumer;
+        let batch = limit.min(PULL).min(usize::try_from(*pending).unwrap_or(PULL));
+        let mut steps = Vec::with_capacity(batch);
+        if batch == 0 {
+            return Ok(steps);
+        }
         let request = json!({
             "batch": batch,
             "max_bytes": if self.headers_only { 0 } else { bytes.max(1) },
             "expires": nanoseconds(PULL_WAIT),
         });
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{name}", self.stream.name());
-        // One more for the status with which a request may end.
-        let mut answers = self.caller.request_many(subject, request.to_string().into(), batch + 1).await?;
-        let mut pending = 0;
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream.name(), deliveries.consumer());
+        self.caller.pull(deliveries, subject, request.to_string().into()).await?;
         for _ in 0..batch {
-            let message = match self.caller.next(&mut answers, 2 * PULL_WAIT).await {
-                Ok(message) => message,
-                // The server that had the consumer is away; the leader may be elsewhere.
-                Err(RequestError::NoResponders(_) | RequestError::TimedOut(_)) => return Ok(0),
-                Err(error) => return Err(error.into()),
-            };
-            if message.status.is_some_and(|status| status != StatusCode::OK) {
-                break;
-            }
+            let Some(message) = self.caller.delivered(deliveries, 2 * PULL_WAIT).await? else { break };
             let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) else {
                 return Err(ApiFailure::Unreadable(format!("a delivery by {:?}", message.reply)));
             };
-            pending = delivery.pending;
+            *pending = delivery.pending;
             if delivery.seq > self.target {
                 self.cursor = self.target;
                 break;
@@ -181,26 +171,26 @@ impl<'a> Walk<'a> {
                 steps.push(delivery.step(message, self.headers_only));
             }
         }
-        Ok(pending)
+        Ok(steps)
     }
 
     async fn make_consumer(&self) -> Result<Consumer, ApiFailure> {
-        let name = format!("fanfare-{:016x}", fastrand::u64(..));
+        let deliveries = self.caller.deliveries(PULL);
         let options = ConsumerOptions {
             stream: self.stream.name(),
-            name: &name,
+            name: deliveries.consumer(),
             filter: self.subject,
             start: self.cursor + 1,
             headers_only: self.headers_only,
             inactive: CONSUMER_INACTIVE,
         };
         let pending = self.caller.create_consumer(&options).await?;
-        Ok(Consumer { name, pending })
+        Ok(Consumer { deliveries, pending })
     }
 
     async fn drop_consumer(&mut self) {
         if let Some(consumer) = self.consumer.take() {
-            self.caller.delete_consumer(self.stream.name(), &consumer.name).await;
+            self.caller.delete_consumer(self.stream.name(), consumer.deliveries.consumer()).await;
         }
     }
 }

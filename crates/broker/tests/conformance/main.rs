@@ -8,6 +8,7 @@ mod fixture;
 mod interruption;
 mod memory;
 mod nats;
+mod nats_history;
 mod nats_streams;
 mod node;
 mod redis;

@@ -205,7 +205,8 @@ async fn a_stream_that_became_another_is_noticed_without_advisories() {
         node.publication().await;
     }
     let other = Node::over(open(&as_user("o")).await.unwrap());
-    let client = async_nats::connect(as_user("o").url).await.unwrap();
+    let plain = async_nats::ConnectOptions::with_user_and_password("o".to_owned(), "p".to_owned());
+    let client = plain.connect(server.address().to_string()).await.unwrap();
     let before = node.standing("a:b").await.unwrap().position;
     api(&client, "STREAM.DELETE.RT_a", Value::Null).await;
     wait_for("the other node to make it anew", SOON, async || {
