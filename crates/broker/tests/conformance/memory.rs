@@ -11,7 +11,7 @@ use fanfare_protocol::{Channel, Tenant};
 use tokio::time::Instant;
 
 use crate::{
-    fixture::{Fixture, Outside},
+    fixture::{Fixture, KeepsHistory, Outside, kept},
     node::{Node, Wanted, number, numbered},
 };
 
@@ -55,7 +55,20 @@ impl Outside for Attached {
     async fn flush(&self) {}
 }
 
+impl KeepsHistory for MemoryFixture {
+    async fn start_with_history() -> Self {
+        Self(Memory::with_history(kept()))
+    }
+
+    /// All nodes share the options of the broker that they are attached to.
+    async fn connect_with(&self, history: HistoryOptions) -> (Arc<dyn Broker>, Events) {
+        assert_eq!(history, kept());
+        self.0.attach()
+    }
+}
+
 crate::every_broker!(MemoryFixture);
+crate::every_history!(MemoryFixture);
 
 #[tokio::test]
 async fn is_opened_by_its_url() {
