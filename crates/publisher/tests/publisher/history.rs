@@ -14,8 +14,8 @@ use fanfare_broker::{
     InterestId, Publication as Delivered,
 };
 use fanfare_protocol::{Channel, Tenant, Topic};
-use fanfare_publisher::{Builder, Position, Publication, Publisher, Retention};
-use fanfare_testkit::{RedisServer, redis::Fsync, wait_for};
+use fanfare_publisher::{Builder, ConnectError, Position, Publication, Publisher, Retention};
+use fanfare_testkit::{NatsServer, RedisServer, redis::Fsync, wait_for};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -46,6 +46,24 @@ impl Server for RedisServer {
 
     async fn restart(&self) {
         RedisServer::restart(self).await;
+    }
+}
+
+impl Server for NatsServer {
+    async fn start() -> Self {
+        NatsServer::builder().jetstream().start().await
+    }
+
+    fn address(&self) -> String {
+        self.url()
+    }
+
+    fn kill(&self) {
+        NatsServer::kill(self);
+    }
+
+    async fn restart(&self) {
+        NatsServer::restart(self).await;
     }
 }
 
@@ -183,6 +201,26 @@ async fn nothing_is_lost_and_nothing_doubled_when_the_server_is_killed<S: Server
     node.broker.close().await;
 }
 
+/// A publisher needs the stream, and does not care how else it is kept.
+#[tokio::test]
+async fn a_stream_that_is_not_there_is_told_and_never_made() {
+    let server = <NatsServer as Server>::start().await;
+    for _ in 0..2 {
+        let refused = Builder::new().history("log", RETENTION).connect(&server.url()).await.unwrap_err();
+        let ConnectError::Configuration { option: "NATS stream", value, allowed } = &refused else {
+            panic!("{refused}")
+        };
+        assert!(value == "RT_log" && allowed.contains("does not exist; a node makes it"), "{refused}");
+    }
+    let node = Node::connect(&server).await;
+    let other = Retention { size: 5, ttl: Duration::from_secs(3_600) };
+    let publisher = Builder::new().history("log", other).connect(&server.url()).await.unwrap();
+    let published = publisher.send(event("log:a", "x")).await.unwrap();
+    assert_eq!(node.read("log:a").await.position, published.position.unwrap());
+    publisher.close().await;
+    node.broker.close().await;
+}
+
 macro_rules! every_server {
     ($($module:ident: $server:ty),+ $(,)?) => {
         $(
@@ -201,4 +239,4 @@ macro_rules! every_server {
     };
 }
 
-every_server!(redis: fanfare_testkit::RedisServer);
+every_server!(nats: fanfare_testkit::NatsServer, redis: fanfare_testkit::RedisServer);
