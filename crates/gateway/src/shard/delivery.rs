@@ -97,9 +97,13 @@ impl Shard {
         let subscribers = std::mem::take(&mut topic.subscribers);
         let limits = self.outbox_limits();
         let mut pieces: [Option<Piece>; Variant::COUNT] = Default::default();
-        let mut slow = Vec::new();
+        let (mut slow, mut streams) = (Vec::new(), Vec::new());
         for index in &subscribers {
             let connection = &mut state.connections[*index as usize];
+            if connection.variant == Variant::Sse {
+                streams.push(*index);
+                continue;
+            }
             let piece = pieces[connection.variant as usize]
                 .get_or_insert_with(|| join(&publications, connection.variant, &mut state.deflater, &mut state.frame));
             if connection.push(piece.clone(), limits).is_err() {
@@ -109,9 +113,14 @@ impl Shard {
                 state.dirty.push_back(*index);
             }
         }
-        state.metrics.delivered(publications.len() * (subscribers.len() - slow.len()));
+        state.metrics.delivered(publications.len() * (subscribers.len() - slow.len() - streams.len()));
+        let mut channel = None;
         if let Some(topic) = state.topics.get_mut(slot) {
             topic.subscribers = subscribers;
+            channel = (!streams.is_empty()).then(|| topic.topic.clone());
+        }
+        if let Some(channel) = channel {
+            self.deliver_to_streams(state, &streams, channel.as_str(), &publications);
         }
         for index in slow {
             self.close_slow_consumer(state, index as usize);
@@ -136,7 +145,7 @@ impl Shard {
         for slot in slots {
             self.seal(state, *slot);
             let Some(topic) = state.topics.get_mut(*slot) else { continue };
-            let subscribers = topic.subscribers.clone();
+            let (subscribers, topic) = (topic.subscribers.clone(), topic.topic.clone());
             for index in subscribers {
                 let connection = &mut state.connections[index as usize];
                 let excluded =
@@ -145,6 +154,10 @@ impl Shard {
                     continue;
                 }
                 connection.stamp = state.stamp;
+                if connection.variant == Variant::Sse {
+                    self.deliver_to_streams(state, &[index], topic.as_str(), std::slice::from_ref(publication));
+                    continue;
+                }
                 let piece = pieces[connection.variant as usize]
                     .get_or_insert_with(|| publication.frame(connection.variant, &mut state.deflater).into());
                 if connection.push(piece.clone(), limits).is_err() {
@@ -264,9 +277,7 @@ impl Shard {
                 state.metrics.gone(was == State::Open);
             }
             // The close frame is out: nothing follows it. The client's answer, or the end of its patience, ends the rest.
-            (Flushed::Empty, State::Closing(_)) => {
-                let _ = socket2::SockRef::from(&connection.stream).shutdown(std::net::Shutdown::Write);
-            }
+            (Flushed::Empty, State::Closing(_)) => connection.transport.finish(),
             _ => {}
         }
     }
