@@ -107,6 +107,11 @@ impl EncodedPublication {
         })
     }
 
+    /// The channel that it was published on.
+    pub(crate) fn channel(&self) -> &str {
+        sse::channel_of_publication(&self.json[HEADER_ROOM..]).unwrap_or_default()
+    }
+
     /// Bytes that it holds at the least, for the accounting of queues.
     pub(crate) fn bytes(&self) -> usize {
         self.json.len()

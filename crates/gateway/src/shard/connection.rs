@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Shard,
+    aside::Aside,
     outbox::{Outbox, OutboxLimits, Overflow, Piece},
     streaming::EventStream,
 };
@@ -40,6 +41,8 @@ pub(super) struct Connection {
     waker: Option<Waker>,
     pub(super) parser: Parser,
     pub(super) session: Option<Box<Session>>,
+    /// What it gets that others do not; nearly always nothing.
+    pub(super) aside: Option<Box<Aside>>,
     /// Only where it is a stream of server-sent events.
     pub(super) events: Option<Box<EventStream>>,
 }
@@ -97,6 +100,7 @@ impl Connection {
             waker: None,
             parser,
             session: Some(session),
+            aside: None,
             events: None,
         }
     }

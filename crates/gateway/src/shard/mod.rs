@@ -5,11 +5,13 @@
 //! got something once.
 
 mod actions;
+mod aside;
 mod connection;
 mod delivery;
 mod metrics;
 mod outbox;
 mod reading;
+mod recovery;
 mod stream_body;
 mod streaming;
 #[cfg(test)]
@@ -37,6 +39,7 @@ use crate::{
     auth::Verifier,
     clock::Clock,
     encoding::Variant,
+    history::ClientRead,
     hub::{
         ShardInbox,
         message::{ConnectionId, HubRequest, ShardId},
@@ -67,6 +70,9 @@ pub(crate) struct ShardContext {
     pub(crate) verifier: Arc<Verifier>,
     pub(crate) hub: mpsc::Sender<HubRequest>,
     pub(crate) publishes: mpsc::Sender<ClientPublish>,
+    pub(crate) reads: mpsc::Sender<ClientRead>,
+    /// Bytes that one client is given to catch up.
+    pub(crate) recovery_bytes: usize,
     /// This shard's own inbox, for completions.
     pub(crate) inbox: ShardInbox,
     /// The main runtime, and who waits for what a shard starts there.
@@ -151,7 +157,7 @@ impl Shard {
         let parser = Parser::new(self.context.message_bytes, variant.deflates());
         let id = self.admit(state, Transport::Tcp(stream), variant, parser, now);
         let index = id.index as usize;
-        self.begin(state, index, handshake, now);
+        self.begin_session(state, index, handshake, now);
         self.take_input(state, index, &mut unread, now);
         self.write(state, index);
         self.arm(state, index);
@@ -178,7 +184,7 @@ impl Shard {
     }
 
     /// Hands the session what the handshake brought, and carries out what it asks for.
-    fn begin(&self, state: &mut ShardState, index: usize, handshake: Handshake, now: Time) {
+    fn begin_session(&self, state: &mut ShardState, index: usize, handshake: Handshake, now: Time) {
         if let Some(session) = state.session(index) {
             session.handle_handshake(now, handshake);
         }

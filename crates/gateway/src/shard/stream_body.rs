@@ -116,6 +116,11 @@ impl StreamBody {
         let Some(index) = state.place(self.id) else { return Poll::Ready(None) };
         let connection = &mut state.connections[index];
         connection.keep_waker(cx.waker());
+        if connection.outbox.is_empty() && connection.aside.is_some() {
+            connection.blocked = false;
+            self.shard.write(state, index);
+        }
+        let connection = &mut state.connections[index];
         if let Some((piece, range)) = connection.outbox.take(HTTP2_CHUNK_BYTES) {
             state.metrics.delivered_bytes += range.len() as u64;
             return Poll::Ready(Some(Chunk { piece, range }));

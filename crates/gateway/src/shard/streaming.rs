@@ -66,6 +66,13 @@ pub(super) enum Stage {
 }
 
 impl EventStream {
+    /// The client is about to get a publication. `false` where it has no position.
+    fn advance(&mut self, publication: &EncodedPublication) -> bool {
+        let Some(position) = &publication.position else { return false };
+        self.positions.advance(publication.channel(), position);
+        true
+    }
+
     fn take_opening(&mut self) -> Option<Box<Response<Bytes>>> {
         match std::mem::replace(&mut self.stage, Stage::Answered) {
             Stage::Opening(head) => Some(head),
@@ -101,48 +108,42 @@ impl Shard {
         let id = self.admit(state, transport, Variant::Sse, Parser::new(0, false), now);
         let index = id.index as usize;
         state.connections[index].events = Some(Box::new(events));
-        self.begin(state, index, handshake, now);
+        self.begin_session(state, index, handshake, now);
         self.write(state, index);
         self.arm(state, index);
         id
     }
 
-    /// Delivers publications of a channel to streams that are subscribed to it.
+    /// Delivers publications to streams that are subscribed to their channels.
     pub(super) fn deliver_to_streams(
         &self,
         state: &mut ShardState,
         streams: &[u32],
-        channel: &str,
         publications: &[Arc<EncodedPublication>],
     ) {
         let limits = self.outbox_limits();
-        // What streams of this one channel get is the same for all of them: its position is all that their ids say.
+        // What streams of one channel get is the same for all of them: its position is all that their ids say.
         let mut shared: Option<Piece> = None;
         let mut slow = Vec::new();
         for index in streams {
             let connection = &mut state.connections[*index as usize];
             let Some(events) = connection.events.as_deref_mut() else { continue };
+            let single = events.positions.is_single();
             let piece = match &shared {
-                Some(piece) if events.positions.is_single() => {
-                    let last = publications.iter().rev().find_map(|publication| publication.position.as_ref());
-                    if let Some(last) = last {
-                        events.positions.advance(channel, last);
-                    }
+                Some(piece) if single => {
+                    publications.iter().for_each(|publication| _ = events.advance(publication));
                     piece.clone()
                 }
                 _ => {
                     state.frame.clear();
                     for publication in publications {
-                        if let Some(position) = &publication.position {
-                            events.positions.advance(channel, position);
+                        if events.advance(publication) {
                             events.positions.write_id(&mut state.frame);
                         }
                         state.frame.extend_from_slice(publication.frame(Variant::Sse, &mut state.deflater));
                     }
                     let piece: Piece = state.frame.as_slice().into();
-                    if events.positions.is_single() {
-                        shared = Some(piece.clone());
-                    }
+                    shared = single.then(|| piece.clone()).or(shared);
                     piece
                 }
             };
@@ -263,24 +264,14 @@ fn begin_answer(transport: &Transport, events: &mut EventStream, out: &mut Vec<u
     sse::write_retry(spread(RETRY.as_millis() as u64), out);
 }
 
-/// The subscription first, then what it begins with as ordinary events, each with its position: a client that is cut off
-/// between them comes back for the rest. A position alone goes with the subscription.
+/// What a subscription begins with follows as ordinary events, each with its position. Where nothing follows, the
+/// subscription says the position itself.
 fn write_subscribed(positions: &mut Positions, subscribed: &Subscribed, out: &mut Vec<u8>) {
-    let Subscribed { channel, position, recovered, publications } = subscribed;
-    let publications = publications.as_deref().unwrap_or_default();
-    if let (Some(position), true) = (position, publications.is_empty()) {
-        positions.advance(channel, position);
+    if let Some(position) = &subscribed.position {
+        positions.advance(&subscribed.channel, position);
         positions.write_id(out);
     }
-    let (channel, position, recovered) = (channel.clone(), position.clone(), *recovered);
-    let told = Subscribed { channel, position, recovered, publications: None };
-    write_push(&Push::Subscribed(told), out);
-    for publication in publications {
-        if let Some(position) = sse::position_of_publication(publication.as_str()) {
-            positions.advance(&subscribed.channel, &position);
-        }
-        sse::write_event_with_id(positions, publication.as_str().as_bytes(), out);
-    }
+    write_push(&Push::Subscribed(Subscribed { publications: None, ..subscribed.clone() }), out);
 }
 
 fn write_push(push: &Push, out: &mut Vec<u8>) {
