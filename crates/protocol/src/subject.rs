@@ -96,11 +96,6 @@ impl RedisChannels {
         Ok(Self { published, prefix: prefix.to_owned(), live: format!("{prefix}:live:{{") })
     }
 
-    /// The first segment of all names.
-    pub fn prefix(&self) -> &str {
-        &self.prefix
-    }
-
     /// `rt:pub:{tenant}:{channel}`
     pub fn publish(&self, tenant: &Tenant, channel: &Channel) -> String {
         self.published.publish(tenant, channel.as_str())

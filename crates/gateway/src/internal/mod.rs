@@ -21,7 +21,6 @@ use fanfare_broker::Broker;
 use fanfare_protocol::ErrorCode;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
-use tokio::sync::Semaphore;
 
 use self::{error::ApiError, keys::ApiKeys};
 use crate::{clock::Clock, config::Config, history::HistoryReader, origin::OriginPolicy, readiness::Readiness};
@@ -62,6 +61,7 @@ impl InternalState {
     pub(crate) fn new(
         config: &Config,
         broker: Arc<dyn Broker>,
+        history: HistoryReader,
         readiness: Arc<Readiness>,
         prometheus: PrometheusHandle,
         clock: Clock,
@@ -74,8 +74,6 @@ impl InternalState {
         };
         let keys = if config.development { ApiKeys::not_needed() } else { ApiKeys::new(&config.api_keys) };
         let origins = config.origins.clone();
-        let reads = Arc::new(Semaphore::new(config.limits.history_reads));
-        let history = HistoryReader::new(config, broker.clone(), reads);
         Self(Arc::new(Inner { broker, history, readiness, prometheus, clock, keys, origins, limits }))
     }
 }

@@ -87,7 +87,8 @@ impl Port {
     fn over(config: &Config, broker: Arc<dyn Broker>, recorder: Arc<Recorder>) -> Self {
         let readiness = Arc::new(Readiness::default());
         let prometheus = telemetry::install_metrics().unwrap();
-        let state = InternalState::new(config, broker, readiness.clone(), prometheus, Clock::start());
+        let history = HistoryReader::new(config, broker.clone(), Arc::new(tokio::sync::Semaphore::new(1)));
+        let state = InternalState::new(config, broker, history, readiness.clone(), prometheus, Clock::start());
         Self { router: router(state), broker: recorder, readiness }
     }
 

@@ -1,6 +1,4 @@
-//! Reads pages of history for whoever asks by hand: clients with the command `history`, services through the API.
-//!
-//! What subscribers missed is the hub's business; here nothing is followed, and a page is as old as its read.
+//! One page of a channel's history, from the broker to the answer.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -8,12 +6,12 @@ use fanfare_broker::{Broker, HistoryPage, HistoryRange as BrokerRange, HistoryRe
 use fanfare_protocol::{Channel, Delivery, ErrorBody, ErrorCode, HistoryReply, Position, RecordedJson, Tenant};
 use fanfare_session::HistoryRange;
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
+    sync::{AcquireError, Semaphore, SemaphorePermit},
     time::timeout,
 };
 use tracing::debug;
 
-use crate::{clock::unix_millis, config::Config, publishing::refusal};
+use crate::{clock::unix_millis, config::Config, publishing::refusal, telemetry::metrics::HISTORY_READS_TOTAL};
 
 /// How long a read may wait for its turn.
 const TURN: Duration = Duration::from_secs(5);
@@ -29,9 +27,12 @@ struct Inner {
     /// Namespaces that keep history.
     namespaces: HashSet<Box<str>>,
     bounds: Bounds,
-    /// Reads that the broker works on at one time.
+    /// Reads that the broker works on at one time, those of the hub included.
     reads: Arc<Semaphore>,
-    /// Those, and the reads that wait for them.
+    /// How many of them may be for those who ask by hand: what subscribers missed is not to wait for them.
+    by_hand: Semaphore,
+    at_once: usize,
+    /// Those, and all that wait.
     asked: Semaphore,
 }
 
@@ -51,7 +52,7 @@ struct Bounds {
 type Page = Vec<(u64, RecordedJson)>;
 
 impl HistoryReader {
-    /// `reads` bounds how many reads the broker works on at one time.
+    /// `reads` bounds how many reads the broker works on at one time, and is shared with the hub.
     pub(crate) fn new(config: &Config, broker: Arc<dyn Broker>, reads: Arc<Semaphore>) -> Self {
         let limits = &config.limits;
         let bounds = Bounds {
@@ -59,14 +60,21 @@ impl HistoryReader {
             answer_bytes: limits.recovery_bytes.min(limits.outbox_bytes / 2),
             publication_bytes: limits.publication_bytes,
         };
-        let namespaces = config.history.namespaces.keys().cloned().collect();
+        let by_hand = limits.history_reads.div_ceil(2);
         Self(Arc::new(Inner {
             broker,
-            namespaces,
+            namespaces: config.history.namespaces.keys().cloned().collect(),
             bounds,
-            asked: Semaphore::new(limits.history_reads + WAITING),
             reads,
+            by_hand: Semaphore::new(by_hand),
+            at_once: by_hand,
+            asked: Semaphore::new(by_hand + WAITING),
         }))
+    }
+
+    /// How many reads are worked on at one time.
+    pub(crate) fn at_once(&self) -> usize {
+        self.0.at_once
     }
 
     /// Reads a part of a channel's history: at most `limit` publications, which is never 0.
@@ -172,12 +180,14 @@ impl HistoryReader {
             max_bytes: self.0.bounds.read_bytes,
         };
         let _turn = self.turn().await?;
+        metrics::counter!(HISTORY_READS_TOTAL, "purpose" => "command").increment(1);
         self.0.broker.history(read).await.map_err(|error| refusal(&error))
     }
 
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, ErrorBody> {
-        match timeout(TURN, self.0.reads.acquire()).await {
-            Ok(Ok(permit)) => Ok(permit),
+    async fn turn(&self) -> Result<[SemaphorePermit<'_>; 2], ErrorBody> {
+        let turn = async { Ok([self.0.by_hand.acquire().await?, self.0.reads.acquire().await?]) };
+        match timeout(TURN, turn).await {
+            Ok(Ok::<_, AcquireError>(turn)) => Ok(turn),
             Ok(Err(_)) | Err(_) => Err(busy()),
         }
     }
