@@ -11,6 +11,7 @@ mod memory;
 mod nats;
 mod node;
 mod redis;
+mod redis_history;
 mod redis_sentinel;
 mod slow;
 
