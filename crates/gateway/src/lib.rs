@@ -5,6 +5,7 @@ pub mod cli;
 mod clock;
 pub mod config;
 mod encoding;
+mod history;
 mod hub;
 mod internal;
 mod limits;

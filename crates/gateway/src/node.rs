@@ -13,7 +13,11 @@ use futures_util::{
     future::{BoxFuture, join_all},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{net::TcpListener, runtime::Handle, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    sync::{Semaphore, mpsc},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -21,13 +25,14 @@ use crate::{
     auth::{KeyError, Verifier},
     clock::Clock,
     config::Config,
+    history::{self, ReadLimits},
     hub::{
-        Hub, HubConfig,
+        HistoryConfig, Hub, HubConfig,
         message::{ShardId, ShardMessage},
         shard_inbox,
     },
     internal::{self, InternalState},
-    limits::{CLIENT_PUBLISHES, HUB_INBOX_REQUESTS},
+    limits::{CLIENT_PUBLISHES, CLIENT_READS, HUB_INBOX_REQUESTS},
     listener,
     public::PublicHttp,
     publishing,
@@ -134,6 +139,15 @@ impl Node {
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let (hub_requests, requests) = mpsc::channel(HUB_INBOX_REQUESTS);
         let (publishes, client_publishes) = mpsc::channel(CLIENT_PUBLISHES);
+        let (reads, client_reads) = mpsc::channel(CLIENT_READS);
+        let limits = &self.config.limits;
+        let reads_at_once = Arc::new(Semaphore::new(limits.history_reads));
+        let read_limits = ReadLimits {
+            bytes: limits.recovery_bytes,
+            publication_bytes: limits.publication_bytes,
+            at_once: reads_at_once.clone(),
+            of_clients: limits.history_reads.div_ceil(2),
+        };
 
         let counts: Vec<_> = (0..self.config.shards).map(|_| Arc::new(AtomicUsize::new(0))).collect();
         let http = Arc::new(self.public_http(counts.clone()));
@@ -156,6 +170,8 @@ impl Node {
                 verifier: self.verifier.clone(),
                 hub: hub_requests.clone(),
                 publishes: publishes.clone(),
+                reads: reads.clone(),
+                recovery_bytes: self.config.limits.recovery_bytes,
                 inbox,
                 main: Handle::current(),
                 tasks: tasks.clone(),
@@ -172,6 +188,7 @@ impl Node {
                 linger: self.config.timeouts.linger,
                 max_topics: self.config.limits.channels,
                 max_publication_bytes: self.config.limits.publication_bytes,
+                history: self.history_config(reads_at_once),
             },
             self.broker.clone(),
             clock,
@@ -185,6 +202,8 @@ impl Node {
             });
         };
         spawn(essential("hub", &running), hub.run(self.events, requests, running.clone()).boxed());
+        let reading = history::run(self.broker.clone(), client_reads, read_limits, running.clone());
+        spawn(essential("reads of clients", &running), reading.boxed());
         let publishing = publishing::run(self.broker.clone(), client_publishes, running.clone());
         spawn(essential("publishes of clients", &running), publishing.boxed());
         spawn(essential("acceptor", &accepting), listener::accept(self.public, handles, accepting.clone()).boxed());
@@ -211,6 +230,18 @@ impl Node {
             running,
             failed,
         })
+    }
+
+    fn history_config(&self, reads: Arc<Semaphore>) -> HistoryConfig {
+        let limits = &self.config.limits;
+        HistoryConfig {
+            namespaces: self.config.history.namespaces.clone(),
+            recovery_publications: limits.recovery_publications,
+            recovery_bytes: limits.recovery_bytes,
+            ring_bytes: limits.ring_bytes,
+            position_check: self.config.timeouts.position_check,
+            reads,
+        }
     }
 
     fn public_http(&self, connections: Vec<Arc<AtomicUsize>>) -> PublicHttp {

@@ -9,6 +9,8 @@ mod history;
 mod interruption;
 mod memory;
 mod nats;
+mod nats_history;
+mod nats_streams;
 mod node;
 mod redis;
 mod redis_history;

@@ -1,17 +1,18 @@
 //! Carrying out what sessions decide.
 
 use fanfare_broker::Publish;
-use fanfare_protocol::{CloseCode, ErrorBody, ErrorCode, ServerMessage, Topic};
-use fanfare_session::{Action, Completion, Granted, OpId, PublishAction, Time};
+use fanfare_protocol::{Channel, CloseCode, ErrorBody, ErrorCode, ServerMessage, Topic};
+use fanfare_session::{Action, Completion, Granted, HistoryRange, OpId, PublishAction, SlowConsumer, Start, Time};
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::{
     Shard, ShardState,
     connection::State,
-    topics::{Subscribing, Unsubscribing},
+    topics::{Subscribing, Unsubscribing, Waiting},
 };
 use crate::{
     encoding::encode_message,
+    history::ClientRead,
     hub::message::{ConnectionId, HubRequest, ShardMessage},
     limits::CLOSE_LINGER,
     publishing::ClientPublish,
@@ -29,8 +30,10 @@ impl Shard {
         while let Some(action) = state.session(index).and_then(|session| session.poll_action()) {
             match action {
                 Action::Authenticate { op, token } => self.authenticate(state, index, now, op, token),
-                Action::Subscribe { op, topic, start: _ } => self.subscribe(state, index, now, op, topic),
-                Action::History { .. } => {}
+                Action::Subscribe { op, topic, start } => self.subscribe(state, index, now, op, topic, start),
+                Action::History { op, channel, range, limit } => {
+                    self.history(state, index, now, op, (channel, range, limit))
+                }
                 Action::Unsubscribe { topic } => self.unsubscribe(state, index, &topic),
                 Action::Publish(publish) => self.publish(state, index, now, publish),
                 Action::Send(message) => self.send(state, index, &message),
@@ -114,11 +117,17 @@ impl Shard {
         self.context.tasks.spawn_on(verifying, &self.context.main);
     }
 
-    fn subscribe(&self, state: &mut ShardState, index: usize, now: Time, op: OpId, topic: Topic) {
+    fn subscribe(&self, state: &mut ShardState, index: usize, now: Time, op: OpId, topic: Topic, start: Start) {
         let id = state.id(index);
         let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
-        match state.topics.subscribe(&tenant, topic.clone(), id, op) {
+        let conflates = || {
+            let namespaces = &self.context.session_config.namespaces;
+            namespaces.get(topic.namespace()).slow_consumer == SlowConsumer::Conflate
+        };
+        let waiting = Waiting { connection: id, op, start };
+        match state.topics.subscribe(&tenant, topic.clone(), waiting.clone(), conflates) {
             Subscribing::Done => complete(state, index, now, op, Completion::Subscribed(Ok(Granted::default()))),
+            Subscribing::Follows(slot) => self.begin(state, slot, waiting),
             Subscribing::Waits => {}
             Subscribing::First(slot) => {
                 self.ask_hub(state, HubRequest::Subscribe { shard: self.context.id, slot, tenant, topic });
@@ -129,11 +138,31 @@ impl Shard {
     fn unsubscribe(&self, state: &mut ShardState, index: usize, topic: &Topic) {
         let id = state.id(index);
         let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
+        if let (Some(aside), Some(slot)) = (&mut state.connections[index].aside, state.topics.slot(&tenant, topic)) {
+            aside.end(slot);
+        }
         let ended = state.topics.unsubscribe(&tenant, topic, id);
         self.tell_hub_if_last(state, ended);
     }
 
-    fn tell_hub_if_last(&self, state: &mut ShardState, ended: Unsubscribing) {
+    fn history(
+        &self,
+        state: &mut ShardState,
+        index: usize,
+        now: Time,
+        op: OpId,
+        (channel, range, limit): (Channel, HistoryRange, usize),
+    ) {
+        let connection = state.id(index);
+        let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
+        let read = ClientRead { tenant, channel, range, limit, shard: self.context.inbox.clone(), connection, op };
+        if self.context.reads.try_send(read).is_err() {
+            let refusal = ErrorBody::new(ErrorCode::Unavailable, "this node has too many reads in hand; try again");
+            complete(state, index, now, op, Completion::History(Err(refusal)));
+        }
+    }
+
+    pub(super) fn tell_hub_if_last(&self, state: &mut ShardState, ended: Unsubscribing) {
         if let Unsubscribing::Last { slot, tenant, topic } = ended {
             self.ask_hub(state, HubRequest::Unsubscribe { shard: self.context.id, slot, tenant, topic });
         }
@@ -141,7 +170,7 @@ impl Shard {
 
     /// Sends a request to the hub, in order. What its inbox does not take waits here: for each topic at most one of a kind,
     /// since an unsubscribe takes back a subscribe that has not left yet, and topics are limited.
-    fn ask_hub(&self, state: &mut ShardState, request: HubRequest) {
+    pub(super) fn ask_hub(&self, state: &mut ShardState, request: HubRequest) {
         if let HubRequest::Unsubscribe { slot, .. } = &request {
             let asked = |other: &HubRequest| matches!(other, HubRequest::Subscribe { slot: own, .. } if own == slot);
             if let Some(at) = state.unsent.iter().rposition(asked) {
@@ -183,6 +212,7 @@ impl Shard {
         state.frame.clear();
         encode_message(variant, message, &mut state.deflater, &mut state.frame);
         self.push_frame(state, index);
+        self.told(state, index, message);
     }
 
     /// Puts a frame into the outbox.

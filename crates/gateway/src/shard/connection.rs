@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Shard,
+    aside::Aside,
     outbox::{Outbox, OutboxLimits, Overflow, Piece},
 };
 use crate::{encoding::Variant, hub::message::ConnectionId, websocket::Parser};
@@ -39,6 +40,8 @@ pub(super) struct Connection {
     waker: Option<Waker>,
     pub(super) parser: Parser,
     pub(super) session: Option<Box<Session>>,
+    /// What it gets that others do not; nearly always nothing.
+    pub(super) aside: Option<Box<Aside>>,
 }
 
 /// How far the connection has come.
@@ -85,6 +88,7 @@ impl Connection {
             waker: None,
             parser,
             session: Some(session),
+            aside: None,
         }
     }
 

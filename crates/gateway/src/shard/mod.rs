@@ -5,11 +5,13 @@
 //! got something once.
 
 mod actions;
+mod aside;
 mod connection;
 mod delivery;
 mod metrics;
 mod outbox;
 mod reading;
+mod recovery;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -35,6 +37,7 @@ use crate::{
     auth::Verifier,
     clock::Clock,
     encoding::Variant,
+    history::ClientRead,
     hub::{
         ShardInbox,
         message::{ConnectionId, HubRequest, ShardId},
@@ -63,6 +66,9 @@ pub(crate) struct ShardContext {
     pub(crate) verifier: Arc<Verifier>,
     pub(crate) hub: mpsc::Sender<HubRequest>,
     pub(crate) publishes: mpsc::Sender<ClientPublish>,
+    pub(crate) reads: mpsc::Sender<ClientRead>,
+    /// Bytes that one client is given to catch up.
+    pub(crate) recovery_bytes: usize,
     /// This shard's own inbox, for completions.
     pub(crate) inbox: ShardInbox,
     /// The main runtime, and who waits for what a shard starts there.

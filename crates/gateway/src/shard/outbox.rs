@@ -42,7 +42,6 @@ impl Outbox {
     }
 
     /// Bytes that wait.
-    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         (self.bytes - self.written) as usize
     }

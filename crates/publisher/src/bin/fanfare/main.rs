@@ -3,6 +3,7 @@
 mod exit;
 mod lines;
 mod output;
+mod positions;
 mod publish;
 mod subscribe;
 mod token;
