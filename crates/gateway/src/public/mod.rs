@@ -123,14 +123,16 @@ impl PublicHttp {
     /// Token and channels. Of several tokens the one that was given most deliberately counts: subprotocol, header, query, cookie.
     fn handshake<B>(&self, request: &Request<B>, upgrade: &Upgrade) -> Result<Handshake, Refused> {
         let mut channels = Vec::new();
-        let mut query_token = None;
+        let (mut query_token, mut rewind) = (None, 0);
         for (name, value) in url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
             match &*name {
                 "channels" => channels.extend(value.split(',').filter(|name| !name.is_empty()).map(asked)),
+                "rewind" => rewind = value.parse().map_err(|_| Refused::Rewind(value.chars().take(100).collect()))?,
                 "token" if !value.is_empty() => query_token = Some(value.into_owned()),
                 _ => {}
             }
         }
+        channels.iter_mut().for_each(|asked| asked.start.rewind = rewind);
         let headers = request.headers();
         let mut token = upgrade.subprotocol.token.clone().or_else(|| token::bearer(headers)).or(query_token);
         if token.is_none() {

@@ -25,6 +25,8 @@ pub(super) enum Refused {
     Origin(#[from] OriginError),
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
+    #[error("rewind={0:?} is no number of publications")]
+    Rewind(String),
     #[error("server-sent events are asked for with GET")]
     Method,
     #[error(transparent)]
@@ -39,6 +41,7 @@ impl Refused {
             Self::NotFound { .. } => "not_found",
             Self::Origin(error) => error.reason(),
             Self::Handshake(_) | Self::Method => "handshake",
+            Self::Rewind(_) => "rewind",
             Self::Stream(_) => "bad_request",
             Self::Full(_) => "full",
         }
@@ -49,7 +52,7 @@ impl Refused {
         let code = match self {
             Self::NotFound { .. } => ErrorCode::NotFound,
             Self::Origin(_) => ErrorCode::Forbidden,
-            Self::Handshake(_) | Self::Method | Self::Stream(_) => ErrorCode::BadRequest,
+            Self::Handshake(_) | Self::Rewind(_) | Self::Method | Self::Stream(_) => ErrorCode::BadRequest,
             Self::Full(_) => ErrorCode::Unavailable,
         };
         let mut error = ErrorBody::new(code, self.to_string());
@@ -67,7 +70,7 @@ impl Refused {
             Self::Origin(_) => (StatusCode::FORBIDDEN, HeaderMap::new()),
             Self::Handshake(handshake) => (handshake.status(), handshake.headers()),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, header(ALLOW, HeaderValue::from_static("GET, OPTIONS"))),
-            Self::Stream(_) => (StatusCode::BAD_REQUEST, HeaderMap::new()),
+            Self::Rewind(_) | Self::Stream(_) => (StatusCode::BAD_REQUEST, HeaderMap::new()),
             Self::Full(_) => (StatusCode::SERVICE_UNAVAILABLE, header(RETRY_AFTER, FULL_RETRY.as_secs().into())),
         };
         answer::error(status, &self.error(), headers)
