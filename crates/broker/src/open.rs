@@ -18,6 +18,8 @@ pub async fn open(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events), 
         Address::Nats(_) => crate::nats::connect(options).await,
         #[cfg(feature = "redis")]
         Address::Redis(_) | Address::RedisSentinel(_) => crate::redis::connect(options).await,
+        #[cfg(feature = "redis")]
+        Address::RedisCluster(_) => crate::redis_cluster::connect(options).await,
         #[cfg(not(all(feature = "nats", feature = "redis")))]
         _ => Err(BrokerError::Configuration {
             what: "broker",
