@@ -79,6 +79,16 @@ pub struct HistoryPage {
     pub whole: bool,
 }
 
+/// Where a channel stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The position of the newest retained publication; of a channel without any, one that all coming publications lie
+    /// behind.
+    pub position: Position,
+    /// Nothing is retained on the channel now, so there is nothing to read.
+    pub empty: bool,
+}
+
 /// One retained publication.
 #[derive(Clone, Debug)]
 pub struct Recorded {

@@ -33,7 +33,7 @@ use fanfare_protocol::{Channel, Position, Tenant, Topic};
 
 pub use error::BrokerError;
 pub use event::{BrokerEvent, Events, InterestId, Interruption, LivePosition, Publication, Scope};
-pub use history::{HistoryOptions, HistoryPage, HistoryRange, HistoryRead, Recorded, Retention, Storage};
+pub use history::{HistoryOptions, HistoryPage, HistoryRange, HistoryRead, Recorded, Retention, Standing, Storage};
 pub use open::open;
 pub use options::{BrokerOptions, check_url, mask_url};
 
@@ -107,12 +107,11 @@ pub trait Broker: Send + Sync + 'static {
         Err(BrokerError::NoHistory { broker: self.name(), namespace: read.channel.namespace().to_owned() })
     }
 
-    /// Where channels stand, as the broker's leader says now: in the order asked for, many in one round trip. The position
-    /// of a channel without publications is one that all coming publications lie behind.
+    /// Where channels stand, as the broker's leader says now: in the order asked for, many in one round trip.
     ///
     /// # Errors
     /// As for [`history`](Self::history).
-    async fn positions(&self, channels: &[(Tenant, Channel)]) -> Result<Vec<Position>, BrokerError> {
+    async fn positions(&self, channels: &[(Tenant, Channel)]) -> Result<Vec<Standing>, BrokerError> {
         let namespace = channels.first().map_or_else(String::new, |(_, channel)| channel.namespace().to_owned());
         Err(BrokerError::NoHistory { broker: self.name(), namespace })
     }

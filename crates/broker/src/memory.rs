@@ -1,26 +1,36 @@
 //! The memory adapter: a broker inside the process, for development, tests and a single node.
 
+mod faults;
+mod ids;
+mod index;
+mod node;
+mod retained;
+mod ring;
+
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, RwLock,
+        Arc, Mutex, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
-use fanfare_protocol::{Body, Channel, Pattern, Tenant, Topic};
-use tokio::sync::Mutex;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use fanfare_protocol::{Body, Channel, Tenant};
+use tokio::time::Instant;
 
-use crate::{Broker, BrokerError, Events, Interest, InterestId, Publication, Publish, Published, outlet::Outlet};
-
-/// How often a node that is behind is looked at.
-const RECOVERY_INTERVAL: Duration = Duration::from_millis(50);
+use self::{
+    index::{Holder, Index},
+    node::{Node, Ready},
+    retained::{Appended, Bounds, Retained},
+};
+use crate::{
+    Broker, BrokerError, Events, HistoryOptions, HistoryPage, HistoryRead, Interest, InterestId, LivePosition,
+    Publication, Publish, Published, Standing, outlet::Outlet,
+};
 
 /// A broker inside the process. Clones are the same broker; nodes [`attach`](Self::attach) to it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Memory {
     shared: Arc<Shared>,
 }
@@ -32,66 +42,57 @@ pub struct MemoryBroker {
     node: Arc<Node>,
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    next_node: AtomicU64,
-    index: RwLock<Index>,
-}
-
-/// Who wants what.
-#[derive(Debug, Default)]
-struct Index {
-    tenants: HashMap<Tenant, Wanted>,
-}
-
-#[derive(Debug, Default)]
-struct Wanted {
-    channels: HashMap<Channel, Vec<Holder>>,
-    patterns: Vec<(Pattern, Holder)>,
-}
-
-/// A node's interest.
-#[derive(Clone, Debug)]
-struct Holder {
-    node: Arc<Node>,
-    interest: InterestId,
-}
-
 #[derive(Debug)]
-struct Node {
-    id: u64,
-    /// What this node holds, to find it when it is removed.
-    held: std::sync::Mutex<HashMap<InterestId, (Tenant, Topic)>>,
-    /// Locked while a publisher waits for room, so that publications keep their order.
-    outlet: Mutex<Option<Outlet>>,
-    closed: CancellationToken,
-    tasks: TaskTracker,
+struct Shared {
+    history: HistoryOptions,
+    index: RwLock<Index>,
+    /// Locked after the index, where both are.
+    retained: Mutex<Retained>,
+    /// All that were ever attached, by their numbers.
+    nodes: Mutex<Vec<Weak<Node>>>,
+    history_reads: AtomicU64,
+    /// In nanoseconds.
+    read_delay: AtomicU64,
 }
 
 impl Memory {
-    /// A broker without nodes.
+    /// A broker without nodes, all of whose channels are live only.
     pub fn new() -> Self {
-        Self::default()
+        Self::with_history(HistoryOptions::default())
+    }
+
+    /// A broker without nodes that keeps history. Of the options it takes the namespaces and the dedupe window; it keeps
+    /// [`limits::MEMORY_BYTES`](crate::limits::MEMORY_BYTES) at most. Its history ends with the process.
+    pub fn with_history(options: HistoryOptions) -> Self {
+        let shared = Shared {
+            index: RwLock::default(),
+            retained: Mutex::new(Retained::new(options.clone(), Bounds::default())),
+            history: options,
+            nodes: Mutex::default(),
+            history_reads: AtomicU64::new(0),
+            read_delay: AtomicU64::new(0),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Attaches a node.
     pub fn attach(&self) -> (Arc<dyn Broker>, Events) {
         let (outlet, events) = Outlet::new();
-        let node = Node {
-            id: self.shared.next_node.fetch_add(1, Ordering::Relaxed),
-            held: std::sync::Mutex::default(),
-            outlet: Mutex::new(Some(outlet)),
-            closed: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-        };
-        (Arc::new(MemoryBroker { shared: Arc::clone(&self.shared), node: Arc::new(node) }), events)
+        let mut nodes = self.shared.nodes.lock().expect(UNPOISONED);
+        let node = Arc::new(Node::new(nodes.len() as u64, outlet));
+        nodes.push(Arc::downgrade(&node));
+        (Arc::new(MemoryBroker { shared: Arc::clone(&self.shared), node }), events)
     }
 
     /// How many interests all nodes hold together.
     pub fn interests(&self) -> usize {
-        let index = self.shared.index.read().expect(UNPOISONED);
-        let held = |wanted: &Wanted| wanted.channels.values().map(Vec::len).sum::<usize>() + wanted.patterns.len();
-        index.tenants.values().map(held).sum()
+        self.shared.index.read().expect(UNPOISONED).len()
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -104,28 +105,27 @@ impl Broker for MemoryBroker {
         "memory"
     }
 
-    /// Waits while a node that wants the publication has no room, for [`limits::STALL`](crate::limits::STALL) at most.
+    /// Waits while a node that wants the publication has no room, for [`limits::STALL`](crate::limits::STALL) at most. Where
+    /// the call is dropped before it returns, it was published to all or to none.
     async fn publish(&self, publish: Publish) -> Result<Published, BrokerError> {
-        if self.node.closed.is_cancelled() {
-            return Err(BrokerError::Unavailable { broker: self.name() });
+        self.check_connected()?;
+        let channel = Arc::new((publish.tenant, publish.channel));
+        loop {
+            // Every publisher locks them in the same order, that of their numbers.
+            let nodes = self.shared.index.read().expect(UNPOISONED).nodes(&channel.0, &channel.1);
+            let mut ready = Vec::with_capacity(nodes.len());
+            for node in nodes.values() {
+                ready.extend(node.ready().await);
+            }
+            if let Some(published) = self.shared.commit(&channel, publish.id.as_deref(), &publish.body, ready) {
+                return Ok(published);
+            }
         }
-        let (direct, by_pattern) =
-            self.shared.index.read().expect(UNPOISONED).holders(&publish.tenant, &publish.channel);
-        let direct = direct.into_iter().map(|holder| (holder, None));
-        let by_pattern = by_pattern.into_iter().map(|holder| (holder, Some(publish.channel.clone())));
-        for (holder, channel) in direct.chain(by_pattern) {
-            let body = Body::new(publish.body.clone());
-            let publication = Publication { interest: holder.interest, channel, body, timestamp: None, position: None };
-            holder.node.deliver(publication).await;
-        }
-        Ok(Published::default())
     }
 
     async fn add_interests(&self, interests: &[Interest]) -> Result<(), BrokerError> {
         let mut index = self.shared.index.write().expect(UNPOISONED);
-        if self.node.closed.is_cancelled() {
-            return Err(BrokerError::Unavailable { broker: self.name() });
-        }
+        self.check_connected()?;
         let mut held = self.node.held.lock().expect(UNPOISONED);
         for interest in interests {
             held.insert(interest.id, (interest.tenant.clone(), interest.topic.clone()));
@@ -140,9 +140,22 @@ impl Broker for MemoryBroker {
         let mut held = self.node.held.lock().expect(UNPOISONED);
         for id in interests {
             if let Some((tenant, topic)) = held.remove(id) {
-                index.remove(&tenant, &topic, self.node.id, *id);
+                index.remove(&tenant, &topic, self.node.number, *id);
             }
         }
+    }
+
+    async fn history(&self, read: HistoryRead) -> Result<HistoryPage, BrokerError> {
+        self.shared.history_reads.fetch_add(1, Ordering::Relaxed);
+        self.await_read().await?;
+        let page = self.shared.retained.lock().expect(UNPOISONED).read(Instant::now(), &read);
+        page.ok_or_else(|| self.no_history(&read.channel))
+    }
+
+    async fn positions(&self, channels: &[(Tenant, Channel)]) -> Result<Vec<Standing>, BrokerError> {
+        self.await_read().await?;
+        let standings = self.shared.retained.lock().expect(UNPOISONED).stand(Instant::now(), channels);
+        standings.map_err(|channel| self.no_history(channel))
     }
 
     async fn close(&self) {
@@ -150,84 +163,74 @@ impl Broker for MemoryBroker {
             let mut index = self.shared.index.write().expect(UNPOISONED);
             self.node.closed.cancel();
             for (id, (tenant, topic)) in self.node.held.lock().expect(UNPOISONED).drain() {
-                index.remove(&tenant, &topic, self.node.id, id);
+                index.remove(&tenant, &topic, self.node.number, id);
             }
         }
-        self.node.tasks.close();
-        self.node.tasks.wait().await;
-        // The sender goes with it, so the stream of events ends.
-        self.node.outlet.lock().await.take();
+        self.node.close().await;
     }
 }
 
-impl Node {
-    async fn deliver(self: &Arc<Self>, publication: Publication) {
-        let mut outlet = self.outlet.lock().await;
-        let Some(outlet) = outlet.as_mut() else { return };
-        let was_behind = outlet.is_behind();
-        tokio::select! {
-            biased;
-            () = self.closed.cancelled() => return,
-            _ = outlet.ready() => {}
-        }
-        outlet.publish(publication);
-        if outlet.is_behind() && !was_behind {
-            self.watch_recovery();
-        }
+impl MemoryBroker {
+    fn check_connected(&self) -> Result<(), BrokerError> {
+        if self.node.is_connected() { Ok(()) } else { Err(BrokerError::Unavailable { broker: self.name() }) }
     }
 
-    /// Nobody might publish any more, and the node must still be told what it missed.
-    fn watch_recovery(self: &Arc<Self>) {
-        let node = Arc::clone(self);
-        self.tasks.spawn(async move {
-            loop {
-                tokio::select! {
-                    () = node.closed.cancelled() => return,
-                    () = tokio::time::sleep(RECOVERY_INTERVAL) => {}
-                }
-                if node.outlet.lock().await.as_mut().is_none_or(Outlet::recover) {
-                    return;
-                }
-            }
-        });
+    /// A read takes as long as a test wants.
+    async fn await_read(&self) -> Result<(), BrokerError> {
+        let delay = Duration::from_nanos(self.shared.read_delay.load(Ordering::Relaxed));
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        self.check_connected()
+    }
+
+    fn no_history(&self, channel: &Channel) -> BrokerError {
+        BrokerError::NoHistory { broker: self.name(), namespace: channel.namespace().to_owned() }
     }
 }
 
-impl Index {
-    fn add(&mut self, tenant: &Tenant, topic: &Topic, holder: Holder) {
-        let wanted = self.tenants.entry(tenant.clone()).or_default();
-        match topic {
-            Topic::Channel(channel) => wanted.channels.entry(channel.clone()).or_default().push(holder),
-            Topic::Pattern(pattern) => wanted.patterns.push((pattern.clone(), holder)),
+impl Shared {
+    /// Publishes to nodes that are ready, all at once: no interest is added and nothing else is published on the channel in
+    /// between. `None` where one is missing, because it has become interested since.
+    fn commit(
+        &self,
+        channel: &Arc<(Tenant, Channel)>,
+        id: Option<&str>,
+        bytes: &bytes::Bytes,
+        ready: Vec<Ready<'_>>,
+    ) -> Option<Published> {
+        let index = self.index.read().expect(UNPOISONED);
+        let is_ready = |holder: &Holder| ready.iter().any(|ready| ready.node.number == holder.node.number);
+        let holders: Vec<(&Holder, bool)> = index.holders(&channel.0, &channel.1).collect();
+        if !holders.iter().all(|(holder, _)| is_ready(holder)) {
+            return None;
         }
+        let body = Body::new(bytes.clone());
+        let (position, timestamp) = match self.append(channel, id, &body) {
+            None => (None, None),
+            Some((Appended::New(position), timestamp)) => (Some(position), Some(timestamp)),
+            Some((Appended::Known(position), _)) => return Some(Published { position: Some(position) }),
+        };
+        for mut ready in ready {
+            let own = holders.iter().filter(|(holder, _)| holder.node.number == ready.node.number);
+            let copies = own.map(|(holder, by_pattern)| Publication {
+                interest: holder.interest,
+                channel: by_pattern.then(|| channel.1.clone()),
+                body: body.clone(),
+                timestamp,
+                position: position.clone(),
+            });
+            ready.deliver(copies);
+        }
+        Some(Published { position: position.map(|LivePosition { position, .. }| position) })
     }
 
-    /// Leaves no empty entry behind.
-    fn remove(&mut self, tenant: &Tenant, topic: &Topic, node: u64, interest: InterestId) {
-        let Some(wanted) = self.tenants.get_mut(tenant) else { return };
-        let other = |holder: &Holder| holder.node.id != node || holder.interest != interest;
-        match topic {
-            Topic::Channel(channel) => {
-                if let Some(holders) = wanted.channels.get_mut(channel) {
-                    holders.retain(other);
-                    if holders.is_empty() {
-                        wanted.channels.remove(channel);
-                    }
-                }
-            }
-            Topic::Pattern(_) => wanted.patterns.retain(|(_, holder)| other(holder)),
-        }
-        if wanted.channels.is_empty() && wanted.patterns.is_empty() {
-            self.tenants.remove(tenant);
-        }
-    }
-
-    /// Who wants the channel by its name, and who by a pattern.
-    fn holders(&self, tenant: &Tenant, channel: &Channel) -> (Vec<Holder>, Vec<Holder>) {
-        let Some(wanted) = self.tenants.get(tenant) else { return Default::default() };
-        let direct = wanted.channels.get(channel).cloned().unwrap_or_default();
-        let matches = |(pattern, _): &&(Pattern, Holder)| pattern.matches(channel.as_str());
-        let by_pattern = wanted.patterns.iter().filter(matches).map(|(_, holder)| holder.clone()).collect();
-        (direct, by_pattern)
+    /// With the time at which it was, in milliseconds since the Unix epoch.
+    fn append(&self, channel: &Arc<(Tenant, Channel)>, id: Option<&str>, body: &Body) -> Option<(Appended, u64)> {
+        self.history.retention(&channel.1)?;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let timestamp = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let mut retained = self.retained.lock().expect(UNPOISONED);
+        Some((retained.append(Instant::now(), channel, id, body.clone(), timestamp)?, timestamp))
     }
 }

@@ -13,7 +13,7 @@ use crate::{Broker, BrokerError, BrokerOptions, Events, address::Address, memory
 /// [`connect_timeout`](BrokerOptions::connect_timeout).
 pub async fn open(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events), BrokerError> {
     match Address::parse(options)? {
-        Address::Memory => Ok(Memory::new().attach()),
+        Address::Memory => Ok(Memory::with_history(options.history.clone()).attach()),
         #[cfg(feature = "nats")]
         Address::Nats(_) => crate::nats::connect(options).await,
         #[cfg(feature = "redis")]

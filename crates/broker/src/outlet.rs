@@ -168,6 +168,7 @@ impl Outlet {
     }
 
     /// Hands the event back where there is no room.
+    #[allow(clippy::result_large_err, reason = "it is handed back, not kept")]
     fn send(&mut self, event: BrokerEvent, bytes: usize) -> Result<(), BrokerEvent> {
         match self.sender.try_send(event) {
             Ok(()) => {

@@ -17,6 +17,8 @@
 //! patterns needs `&*`, or `&{prefix}:pub:{tenant}:{namespace}:*` for each namespace. With sentinels it needs `+role` too.
 
 mod connect;
+#[allow(dead_code)]
+pub(crate) mod functions;
 mod sentinels;
 mod session;
 mod subscriber;
@@ -37,6 +39,10 @@ use self::{
     subscriber::{Subscriptions, UNPOISONED},
 };
 use crate::{Broker, BrokerError, Interest, InterestId, Publish, Published};
+
+/// The function library `fanfare_v1`, which keeps history; ready for `FUNCTION LOAD REPLACE`. Nodes load it themselves where
+/// they may.
+pub const FUNCTIONS: &str = include_str!("redis/fanfare_v1.lua");
 
 const NAME: &str = "redis";
 

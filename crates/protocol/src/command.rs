@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::{ErrorCode, limits};
+use crate::{Asked, ErrorCode, HistoryRange, limits};
 
 /// One object of a client's frame.
 #[derive(Debug)]
@@ -31,14 +31,11 @@ pub enum CommandKind {
         token: Option<String>,
     },
     /// Subscribe to one channel or pattern.
-    Subscribe {
-        /// Its name.
-        channel: String,
-    },
+    Subscribe(Asked),
     /// Subscribe to several; each is answered on its own.
     SubscribeMany {
-        /// Their names.
-        channels: Vec<String>,
+        /// Which, each with where it begins.
+        channels: Vec<Asked>,
     },
     /// End one subscription.
     Unsubscribe {
@@ -52,6 +49,8 @@ pub enum CommandKind {
     },
     /// Publish an event, where the namespace and the token allow it.
     Publish(Box<PublishCommand>),
+    /// Read a part of a channel's history.
+    History(Box<HistoryCommand>),
     /// Replace the token before it expires.
     Refresh {
         /// The new token.
@@ -78,6 +77,17 @@ pub struct PublishCommand {
     pub publication_id: Option<String>,
     /// Whether the sender gets it too, if subscribed. On by default.
     pub echo: bool,
+}
+
+/// A part of a channel's history that a client asks for.
+#[derive(Debug)]
+pub struct HistoryCommand {
+    /// The channel's name.
+    pub channel: String,
+    /// Which part.
+    pub range: HistoryRange,
+    /// At most so many publications.
+    pub limit: u32,
 }
 
 /// Why something in a client's frame is not a command.

@@ -1,12 +1,14 @@
 //! The JSON dialect: reading a client's frame, writing a node's.
 
+mod channels;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{ClientMessage, Command, CommandKind, DecodeError, ErrorBody, PublishCommand, ServerMessage, limits};
 
 /// The command types that a client may send, for error texts.
-const TYPES: &str = "connect, subscribe, unsubscribe, publish, refresh, ping, pong";
+const TYPES: &str = "connect, subscribe, unsubscribe, publish, history, refresh, ping, pong";
 
 /// Reads a client's text frame: one object, or an array of them. `each` gets every element in order; one that is no
 /// command does not disturb the others.
@@ -113,12 +115,6 @@ struct ConnectFields {
 }
 
 #[derive(Deserialize)]
-struct ChannelFields {
-    channel: Option<String>,
-    channels: Option<Vec<String>>,
-}
-
-#[derive(Deserialize)]
 struct PublishFields {
     channel: String,
     event: String,
@@ -176,10 +172,9 @@ fn decode_id(raw: &str) -> Result<u64, DecodeError> {
 fn decode_kind(name: &str, text: &str) -> Result<CommandKind, String> {
     match name {
         "connect" => fields(name, text).map(|ConnectFields { token }| CommandKind::Connect { token }),
-        "subscribe" => channels(name, text)?
-            .map(|channel| CommandKind::Subscribe { channel }, |channels| CommandKind::SubscribeMany { channels }),
-        "unsubscribe" => channels(name, text)?
-            .map(|channel| CommandKind::Unsubscribe { channel }, |channels| CommandKind::UnsubscribeMany { channels }),
+        "subscribe" => channels::subscribe(text),
+        "unsubscribe" => channels::unsubscribe(text),
+        "history" => channels::history(text),
         "publish" => fields(name, text).map(|fields: PublishFields| {
             CommandKind::Publish(Box::new(PublishCommand {
                 channel: fields.channel,
@@ -204,26 +199,4 @@ fn quoted(text: &str) -> &str {
 
 fn fields<'a, T: Deserialize<'a>>(name: &str, text: &'a str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| format!("{name}: {error}"))
-}
-
-fn channels(name: &str, text: &str) -> Result<ChannelFields, String> {
-    let fields: ChannelFields = fields(name, text)?;
-    match (&fields.channel, &fields.channels) {
-        (Some(_), None) => Ok(fields),
-        (None, Some(many)) if !many.is_empty() => Ok(fields),
-        _ => Err(format!("{name}: either channel (a string) or channels (a list that is not empty) must be given")),
-    }
-}
-
-impl ChannelFields {
-    fn map(
-        self,
-        one: impl FnOnce(String) -> CommandKind,
-        many: impl FnOnce(Vec<String>) -> CommandKind,
-    ) -> Result<CommandKind, String> {
-        match (self.channel, self.channels) {
-            (Some(channel), _) => Ok(one(channel)),
-            (None, channels) => Ok(many(channels.unwrap_or_default())),
-        }
-    }
 }

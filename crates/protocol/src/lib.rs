@@ -15,12 +15,13 @@ mod pattern;
 mod position;
 mod recorded;
 mod server;
+mod start;
 mod subject;
 mod tenant;
 
 pub use channel::{Channel, NameError, escape_segment, validate_channel};
 pub use code::{CloseCode, ErrorCode};
-pub use command::{ClientMessage, Command, CommandKind, DecodeError, PublishCommand};
+pub use command::{ClientMessage, Command, CommandKind, DecodeError, HistoryCommand, PublishCommand};
 pub use delivery::Delivery;
 pub use envelope::{Body, Data, Envelope, EnvelopeError, EnvelopeHeaders};
 pub use pattern::{Pattern, Topic};
@@ -29,6 +30,7 @@ pub use recorded::RecordedJson;
 pub use server::{
     Connected, ErrorBody, HistoryReply, Missed, Push, Reply, ServerMessage, Subscribed, SubscriptionOutcome,
 };
+pub use start::{Asked, HistoryRange, Start};
 pub use subject::{NatsSubjects, RedisChannels, SubjectError};
 pub use tenant::Tenant;
 

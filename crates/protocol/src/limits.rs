@@ -28,3 +28,7 @@ pub const ERROR_MESSAGE_BYTES: usize = 512;
 pub const MSGPACK_DEPTH: usize = 64;
 /// Channels that a handshake (`/ws?channels=`) may name.
 pub const HANDSHAKE_CHANNELS: usize = 50;
+/// Publications that `history` gives where the client names no `limit`.
+pub const HISTORY_PUBLICATIONS: u32 = 100;
+/// Publications of a channel's past that a client may ask for at once; a node may configure another.
+pub const RECOVERY_PUBLICATIONS: usize = 1_000;

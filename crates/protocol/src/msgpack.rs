@@ -121,7 +121,7 @@ mod tests {
     fn a_frame_is_a_map_or_an_array_of_maps() {
         let one = decode(&pack(r#"{"id":1,"type":"subscribe","channel":"a:b"}"#));
         assert!(matches!(&one[..], [Ok(ClientMessage::Command(command))]
-            if matches!(&command.kind, CommandKind::Subscribe { channel } if channel == "a:b")));
+            if matches!(&command.kind, CommandKind::Subscribe(asked) if asked.name == "a:b")));
         let two = decode(&pack(r#"[{"type":"pong"},{"id":2,"type":"ping"}]"#));
         assert!(matches!(&two[..], [Ok(ClientMessage::Pong), Ok(ClientMessage::Command(_))]));
     }

@@ -5,6 +5,9 @@
 //! | channel `project:clx123` of tenant `acme` | `rt.pub.acme.project.clx123` | `rt:pub:acme:project:clx123` |
 //! | pattern `project:*` | `rt.pub.acme.project.*` | `rt:pub:acme:project:*` (crosses `:`, so the node filters) |
 //! | pattern `project:**` | `rt.pub.acme.project.>` | `rt:pub:acme:project:*` |
+//!
+//! Redis has the channels with history a second time, as `rt:live:{acme:project:clx123}`, and their keys beside it. What stands
+//! between the braces decides in a cluster which node has them.
 
 use crate::{Channel, NameError, Pattern, Tenant, Topic};
 
@@ -41,9 +44,14 @@ pub enum SubjectError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatsSubjects(Names<'.'>);
 
-/// Channels as Redis pub/sub channels.
+/// Channels as Redis pub/sub channels, and as the keys of their history.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RedisChannels(Names<':'>);
+pub struct RedisChannels {
+    published: Names<':'>,
+    prefix: String,
+    /// `rt:live:{`
+    live: String,
+}
 
 impl NatsSubjects {
     /// Subjects below `prefix` (`rt` unless configured), which is one segment.
@@ -84,21 +92,23 @@ impl RedisChannels {
     /// # Errors
     /// [`SubjectError::Prefix`] where it is not.
     pub fn new(prefix: &str) -> Result<Self, SubjectError> {
-        Names::new(prefix).map(Self)
+        let published = Names::new(prefix)?;
+        Ok(Self { published, prefix: prefix.to_owned(), live: format!("{prefix}:live:{{") })
+    }
+
+    /// The first segment of all names.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// `rt:pub:{tenant}:{channel}`
     pub fn publish(&self, tenant: &Tenant, channel: &Channel) -> String {
-        self.0.publish(tenant, channel.as_str())
+        self.published.publish(tenant, channel.as_str())
     }
 
     /// The glob for PSUBSCRIBE. It matches at least what the pattern does; Redis' `*` crosses `:`, so the reader filters.
     pub fn glob(&self, tenant: &Tenant, pattern: &Pattern) -> String {
-        let mut glob = self.0.publish(tenant, pattern.as_str());
-        if glob.ends_with("**") {
-            glob.pop();
-        }
-        glob
+        single_star(self.published.publish(tenant, pattern.as_str()))
     }
 
     /// Tenant and channel of a Redis channel, the inverse of [`publish`](Self::publish).
@@ -106,8 +116,66 @@ impl RedisChannels {
     /// # Errors
     /// [`SubjectError`] where the name is no channel's.
     pub fn parse_publish(&self, name: &str) -> Result<(Tenant, Channel), SubjectError> {
-        self.0.parse_publish(name)
+        self.published.parse_publish(name)
     }
+
+    /// Where a channel with history is live: `rt:live:{acme:project:x}`, with these very braces, which put it into the slot
+    /// of the channel's keys in a cluster.
+    pub fn live(&self, tenant: &Tenant, channel: &Channel) -> String {
+        self.tagged("live", tenant, channel)
+    }
+
+    /// As [`glob`](Self::glob), for what is live of channels with history.
+    pub fn live_glob(&self, tenant: &Tenant, pattern: &Pattern) -> String {
+        single_star(format!("{}{tenant}:{}", self.live, pattern.as_str())) + "}"
+    }
+
+    /// Whether a name is that of a channel with history that is live, or looks like it.
+    pub fn is_live(&self, name: &str) -> bool {
+        name.starts_with(&self.live)
+    }
+
+    /// Tenant and channel, the inverse of [`live`](Self::live).
+    ///
+    /// # Errors
+    /// [`SubjectError`] where the name is no channel's.
+    pub fn parse_live(&self, name: &str) -> Result<(Tenant, Channel), SubjectError> {
+        let foreign = || SubjectError::Foreign { subject: name.into(), expected: self.live.clone() };
+        let invalid = |reason| SubjectError::Name { subject: name.into(), reason };
+        let tag = name.strip_prefix(&self.live).and_then(|rest| rest.strip_suffix('}')).ok_or_else(foreign)?;
+        let (tenant, channel) = tag.split_once(':').ok_or_else(foreign)?;
+        Ok((Tenant::parse(tenant).map_err(invalid)?, Channel::parse(channel).map_err(invalid)?))
+    }
+
+    /// The key of what is retained: `rt:hist:{acme:project:x}`.
+    pub fn history_key(&self, tenant: &Tenant, channel: &Channel) -> String {
+        self.tagged("hist", tenant, channel)
+    }
+
+    /// The key of what is known of the channel's numbering: `rt:meta:{acme:project:x}`.
+    pub fn meta_key(&self, tenant: &Tenant, channel: &Channel) -> String {
+        self.tagged("meta", tenant, channel)
+    }
+
+    /// The key of a publication's id: `rt:id:{acme:project:x}:` and the id as it is.
+    pub fn id_key(&self, tenant: &Tenant, channel: &Channel, id: &str) -> String {
+        let mut key = self.tagged("id", tenant, channel);
+        key.push(':');
+        key.push_str(id);
+        key
+    }
+
+    fn tagged(&self, word: &str, tenant: &Tenant, channel: &Channel) -> String {
+        format!("{}:{word}:{{{tenant}:{channel}}}", self.prefix)
+    }
+}
+
+/// A glob without `**`, which means no more than `*` to Redis.
+fn single_star(mut glob: String) -> String {
+    if glob.ends_with("**") {
+        glob.pop();
+    }
+    glob
 }
 
 /// Both brokers use the same words, joined by their own separator.

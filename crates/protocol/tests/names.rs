@@ -82,6 +82,10 @@ proptest! {
         prop_assert_eq!(redis.parse_publish(&name), Ok((tenant.clone(), channel.clone())));
         prop_assert_eq!(subject == nats.publish(&tenant, &other), channel == other);
         prop_assert_eq!(name == redis.publish(&tenant, &other), channel == other);
+        let live = redis.live(&tenant, &channel);
+        prop_assert!(redis.is_live(&live) && !redis.is_live(&name));
+        prop_assert_eq!(live == redis.live(&tenant, &other), channel == other);
+        prop_assert_eq!(redis.parse_live(&live), Ok((tenant, channel)));
     }
 
     #[test]
@@ -93,6 +97,27 @@ proptest! {
         let redis = RedisChannels::new("rt").unwrap();
         if let Ok((tenant, channel)) = redis.parse_publish(&text) {
             prop_assert_eq!(redis.publish(&tenant, &channel), &text[..]);
+        }
+    }
+
+    #[test]
+    fn a_live_name_that_is_read_is_written_the_same(text in "rt:live:[{]?[a-c=:*>é {}]{0,12}[}]?") {
+        let redis = RedisChannels::new("rt").unwrap();
+        if let Ok((tenant, channel)) = redis.parse_live(&text) {
+            prop_assert_eq!(redis.live(&tenant, &channel), text);
+        }
+    }
+
+    /// What a cluster looks at: between the first brace and the next closing one.
+    #[test]
+    fn all_names_of_a_channel_are_in_one_slot(tenant in tenant(), channel in channel(), id in ".{0,8}") {
+        let redis = RedisChannels::new("rt").unwrap();
+        let tag = format!("{tenant}:{channel}");
+        let live = redis.live(&tenant, &channel);
+        let keys = [redis.history_key(&tenant, &channel), redis.meta_key(&tenant, &channel)];
+        for name in keys.iter().chain([&live, &redis.id_key(&tenant, &channel, &id)]) {
+            let (_, rest) = name.split_once('{').unwrap();
+            prop_assert_eq!(rest.split_once('}').unwrap().0, &tag);
         }
     }
 
@@ -129,7 +154,8 @@ proptest! {
             if let Topic::Pattern(pattern) = &topic {
                 // Redis may send more, never less.
                 let by_redis = redis_matches(&redis.glob(&tenant, pattern), &redis.publish(&tenant, channel));
-                prop_assert!(!matches || by_redis, "{} on {}", topic, channel);
+                let live = redis_matches(&redis.live_glob(&tenant, pattern), &redis.live(&tenant, channel));
+                prop_assert!(!matches || (by_redis && live), "{} on {}", topic, channel);
             }
         }
     }

@@ -3,7 +3,9 @@
 use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
-use fanfare_protocol::{Channel, CloseCode, ErrorBody, HistoryReply, Position, RecordedJson, ServerMessage, Topic};
+use fanfare_protocol::{
+    Channel, CloseCode, ErrorBody, HistoryRange, HistoryReply, Position, RecordedJson, ServerMessage, Start, Topic,
+};
 
 use crate::Grant;
 
@@ -82,24 +84,6 @@ impl fmt::Debug for Action {
             }
         }
     }
-}
-
-/// Which publications a new subscription begins with, before those that come.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Start {
-    /// All that lie behind this position, where the client was subscribed before.
-    pub since: Option<Position>,
-    /// Where there is no `since`, or it cannot be recovered from: the newest so many.
-    pub rewind: u32,
-}
-
-/// A part of a channel's history.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HistoryRange {
-    /// The oldest publications that lie behind this position.
-    Since(Position),
-    /// The newest publications that lie before this position, or of all.
-    Before(Option<Position>),
 }
 
 /// An event of a client that was allowed.

@@ -29,6 +29,9 @@ pub struct SessionConfig {
     pub max_malformed: u32,
     /// Bytes of an event that a client publishes, as the envelope that goes to the broker.
     pub max_publication_bytes: usize,
+    /// Publications that one command may ask for of a channel's past: the most that `rewind` and the `limit` of `history`
+    /// may be.
+    pub max_history: usize,
 }
 
 /// Options of the namespaces that are declared, and of all others.
@@ -44,6 +47,11 @@ impl NamespaceTable {
     /// The options of a namespace.
     pub fn get(&self, name: &str) -> &Namespace {
         self.declared.get(name).unwrap_or(&self.defaults)
+    }
+
+    /// Whether any namespace keeps history.
+    pub fn keep_history(&self) -> bool {
+        self.declared.values().any(|namespace| namespace.history) || self.defaults.history
     }
 }
 

@@ -11,6 +11,9 @@ use crate::{
 /// What a client without a token is told where it needs one.
 const TOKEN_REQUIRED: &str = "a token is required: anonymous clients are not allowed";
 
+/// In `features`: namespaces of this node keep history.
+const HISTORY_FEATURE: &str = "history";
+
 impl Session {
     /// A token connects at once; channels alone connect anonymously; nothing at all leaves it to the first command.
     pub(crate) fn open_by_handshake(&mut self, now: Time, handshake: Handshake) {
@@ -111,8 +114,8 @@ impl Session {
     fn subscribe_by_handshake(&mut self, mut channels: Vec<Asked>) {
         let asked = channels.len();
         channels.truncate(limits::HANDSHAKE_CHANNELS);
-        for Asked { name, start } in channels {
-            self.subscribe_for_handshake(&name, start);
+        for asked in channels {
+            self.subscribe_for_handshake(asked);
         }
         if asked > limits::HANDSHAKE_CHANNELS {
             let allowed = limits::HANDSHAKE_CHANNELS;
@@ -126,7 +129,7 @@ impl Session {
         Connected {
             session: self.id.to_string(),
             protocol: PROTOCOL_VERSION,
-            features: Vec::new(),
+            features: self.config.namespaces.keep_history().then_some(HISTORY_FEATURE).into_iter().collect(),
             user: grant.user.as_deref().map(Into::into),
             tenant: grant.tenant.to_string(),
             expires_in_ms: grant.expires_in_ms(now),
@@ -262,7 +265,9 @@ mod tests {
         );
         driver.complete(3, Completion::Subscribed(Err(ErrorBody::new(ErrorCode::Unavailable, "away"))));
         driver.complete(2, made());
-        let told = || push(Push::Subscribed(fanfare_protocol::Subscribed { channel: "project:a".into() }));
+        let told = || {
+            push(Push::Subscribed(fanfare_protocol::Subscribed { channel: "project:a".into(), ..Default::default() }))
+        };
         assert_eq!(driver.actions(), [push_error(Some("project:c"), ErrorCode::Unavailable, "away"), told(), told()]);
     }
 
@@ -351,8 +356,9 @@ mod tests {
     #[test]
     fn commands_that_wait_are_bounded_in_bytes() {
         let mut driver = Driver::new(token_config());
-        let names: Vec<String> = (0..5_000).map(|number| format!("{number}")).collect();
-        let many = || fanfare_protocol::CommandKind::SubscribeMany { channels: names.clone() };
+        let asked = |number: u32| Asked { name: format!("{number}"), ..Asked::default() };
+        let channels: Vec<Asked> = (0..3_000).map(asked).collect();
+        let many = || fanfare_protocol::CommandKind::SubscribeMany { channels: channels.clone() };
         driver.send(1, connect(Some("t")));
         driver.send(2, many());
         driver.send(3, many());

@@ -8,8 +8,8 @@ use fanfare_protocol::{
 };
 
 use crate::{
-    Access, Action, Allow, Completion, Grant, Granted, Handshake, Namespace, NamespaceTable, OpId, Permission, Session,
-    SessionConfig, SessionId, Time,
+    Access, Action, Allow, Asked, Completion, Grant, Granted, Handshake, Namespace, NamespaceTable, OpId, Permission,
+    Session, SessionConfig, SessionId, Start, Time,
 };
 
 /// The id of every session here, as it is on the wire.
@@ -23,7 +23,7 @@ pub(crate) struct Driver {
 
 /// Namespaces for every kind of access; anonymous clients are allowed.
 pub(crate) fn config() -> SessionConfig {
-    let namespace = |subscribe, publish, patterns| Namespace { subscribe, publish, patterns };
+    let namespace = |subscribe, publish, patterns| Namespace { subscribe, publish, patterns, ..Namespace::default() };
     SessionConfig {
         namespaces: NamespaceTable {
             declared: [
@@ -45,6 +45,7 @@ pub(crate) fn config() -> SessionConfig {
         max_pending_commands: 3,
         max_malformed: 3,
         max_publication_bytes: 200,
+        max_history: 100,
     }
 }
 
@@ -100,7 +101,7 @@ impl Driver {
     }
 
     pub(crate) fn shake(&mut self, token: Option<&str>, channels: &[&str]) {
-        let handshake = Handshake { token: token.map(Into::into), channels: strings(channels) };
+        let handshake = Handshake { token: token.map(Into::into), channels: asked(channels) };
         self.session.handle_handshake(self.time(), handshake);
     }
 
@@ -147,6 +148,11 @@ pub(crate) fn strings(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).into()).collect()
 }
 
+/// Names of a handshake that asks for nothing first.
+pub(crate) fn asked(names: &[&str]) -> Vec<Asked> {
+    names.iter().map(|name| Asked { name: (*name).into(), start: Start::default() }).collect()
+}
+
 pub(crate) fn topic(name: &str) -> Topic {
     Topic::parse(name).unwrap()
 }
@@ -156,11 +162,11 @@ pub(crate) fn connect(token: Option<&str>) -> CommandKind {
 }
 
 pub(crate) fn subscribe(channel: &str) -> CommandKind {
-    CommandKind::Subscribe { channel: channel.into() }
+    CommandKind::Subscribe(Asked { name: channel.into(), start: Start::default() })
 }
 
 pub(crate) fn subscribe_many(channels: &[&str]) -> CommandKind {
-    CommandKind::SubscribeMany { channels: strings(channels) }
+    CommandKind::SubscribeMany { channels: asked(channels) }
 }
 
 pub(crate) fn unsubscribe(channel: &str) -> CommandKind {
@@ -193,11 +199,11 @@ pub(crate) fn authenticated(grant: Box<Grant>) -> Completion {
 }
 
 pub(crate) fn made() -> Completion {
-    Completion::Subscribed(Ok(Granted {}))
+    Completion::Subscribed(Ok(Granted::default()))
 }
 
 pub(crate) fn published() -> Completion {
-    Completion::Published(Ok(Granted {}))
+    Completion::Published(Ok(None))
 }
 
 pub(crate) fn authenticate(op: u32, token: &str) -> Action {
@@ -205,7 +211,7 @@ pub(crate) fn authenticate(op: u32, token: &str) -> Action {
 }
 
 pub(crate) fn to_subscribe(op: u32, name: &str) -> Action {
-    Action::Subscribe { op: OpId(op), topic: topic(name) }
+    Action::Subscribe { op: OpId(op), topic: topic(name), start: Start::default() }
 }
 
 pub(crate) fn to_unsubscribe(name: &str) -> Action {
@@ -244,7 +250,12 @@ pub(crate) fn close(code: CloseCode, reason: &'static str) -> Action {
 }
 
 pub(crate) fn subscribed(name: &str) -> Reply {
-    Reply::Subscribed(Subscribed { channel: name.into() })
+    Reply::Subscribed(Subscribed { channel: name.into(), ..Subscribed::default() })
+}
+
+/// To a publish on a channel without history.
+pub(crate) fn live_only() -> Reply {
+    Reply::Published { position: None }
 }
 
 pub(crate) fn done() -> Reply {

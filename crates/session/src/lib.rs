@@ -9,6 +9,7 @@ mod connecting;
 #[cfg(test)]
 mod fixture;
 mod grant;
+mod history;
 mod liveness;
 mod pending;
 mod permission;
@@ -19,8 +20,10 @@ mod time;
 mod token;
 mod topic_set;
 
-pub use action::{Action, Completion, Granted, HistoryRange, OpId, PublishAction, Refusal, Start};
+pub use action::{Action, Completion, Granted, OpId, PublishAction, Refusal};
 pub use config::{Access, Namespace, NamespaceTable, SessionConfig, SlowConsumer};
 pub use grant::{Allow, Grant, Permission};
-pub use session::{Asked, Handshake, Session, SessionId};
+pub use session::{Handshake, Session, SessionId};
 pub use time::Time;
+
+pub use fanfare_protocol::{Asked, HistoryRange, Start};

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use fanfare_protocol::{Command, CommandKind, ErrorBody, ErrorCode, SubscriptionOutcome, Topic, limits};
+use fanfare_protocol::{
+    Command, CommandKind, ErrorBody, ErrorCode, HistoryCommand, HistoryRange, Position, SubscriptionOutcome, Topic,
+    limits,
+};
 use smallvec::SmallVec;
 
 use crate::{Asked, OpId};
@@ -38,6 +41,7 @@ pub(crate) enum Operation {
     Refresh { id: u64 },
     Subscribe { topic: Topic, askers: Askers },
     Publish { id: u64 },
+    History { id: u64 },
 }
 
 /// What the session was connected by, and so how it is told.
@@ -126,7 +130,7 @@ impl Pending {
 
     pub(crate) fn begin(&mut self, op: OpId, operation: Operation) {
         match &operation {
-            Operation::Publish { .. } => self.in_flight += 1,
+            Operation::Publish { .. } | Operation::History { .. } => self.in_flight += 1,
             Operation::Subscribe { topic, askers } => {
                 self.in_flight += askers.iter().filter(|asker| matches!(asker, Asker::Command { .. })).count();
                 self.making.insert(topic.clone(), op);
@@ -136,20 +140,24 @@ impl Pending {
         self.operations.insert(op, operation);
     }
 
-    /// Adds who asks to a subscription that is being made; `false` where none is.
-    pub(crate) fn join(&mut self, topic: &Topic, asker: Asker) -> bool {
+    /// Whether a subscription is being made.
+    pub(crate) fn is_making(&self, topic: &Topic) -> bool {
+        self.making.contains_key(topic)
+    }
+
+    /// Adds who asks to a subscription that is being made, if it is.
+    pub(crate) fn join(&mut self, topic: &Topic, asker: Asker) {
         let operation = self.making.get(topic).and_then(|op| self.operations.get_mut(op));
-        let Some(Operation::Subscribe { askers, .. }) = operation else { return false };
+        let Some(Operation::Subscribe { askers, .. }) = operation else { return };
         askers.push(asker);
         self.in_flight += usize::from(matches!(asker, Asker::Command { .. }));
-        true
     }
 
     /// Takes an operation out, completed. A subscription's askers are answered one by one, see [`answered`](Self::answered).
     pub(crate) fn finish(&mut self, op: OpId) -> Option<Operation> {
         let operation = self.operations.remove(&op)?;
         match &operation {
-            Operation::Publish { .. } => self.in_flight -= 1,
+            Operation::Publish { .. } | Operation::History { .. } => self.in_flight -= 1,
             Operation::Subscribe { topic, .. } => {
                 self.making.remove(topic);
             }
@@ -196,11 +204,22 @@ impl Pending {
 /// The bytes that a waiting command takes, about.
 fn weight(command: &Command) -> usize {
     let names = |names: &[String]| names.iter().map(|name| size_of::<String>() + name.len()).sum();
+    let position = |position: &Position| position.epoch.as_str().len();
+    let asked = |asked: &Asked| asked.name.len() + asked.start.since.as_ref().map_or(0, position);
     let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     let heap = match &command.kind {
         CommandKind::Connect { token } => text(token),
-        CommandKind::Subscribe { channel } | CommandKind::Unsubscribe { channel } => channel.len(),
-        CommandKind::SubscribeMany { channels } | CommandKind::UnsubscribeMany { channels } => names(channels),
+        CommandKind::Subscribe(one) => asked(one),
+        CommandKind::SubscribeMany { channels } => channels.iter().map(|one| size_of::<Asked>() + asked(one)).sum(),
+        CommandKind::Unsubscribe { channel } => channel.len(),
+        CommandKind::UnsubscribeMany { channels } => names(channels),
+        CommandKind::History(history) => {
+            let of_range = match &history.range {
+                HistoryRange::Since(at) | HistoryRange::Before(Some(at)) => position(at),
+                HistoryRange::Before(None) => 0,
+            };
+            size_of::<HistoryCommand>() + history.channel.len() + of_range
+        }
         CommandKind::Publish(publish) => {
             publish.channel.len()
                 + publish.event.len()

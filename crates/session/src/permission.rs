@@ -39,6 +39,24 @@ pub(crate) fn check_publish(
     }
 }
 
+/// Whether the client may read the history of a channel, if it has one: who may subscribe, and by token only with a claim
+/// for it.
+pub(crate) fn check_history(namespaces: &NamespaceTable, grant: &Grant, channel: &Channel) -> Result<(), ErrorBody> {
+    let topic = Topic::Channel(channel.clone());
+    match namespaces.get(channel.namespace()).subscribe {
+        Access::Anyone => Ok(()),
+        Access::Token => by_claim(grant, Allow::HISTORY, "history", &topic),
+        Access::Owner => by_owner(grant, "history", &topic),
+        Access::None | Access::Subscribers => Err(nobody("history", channel.namespace())),
+    }
+}
+
+/// The past is asked for where none is kept.
+pub(crate) fn no_history(what: &str, namespace: &str) -> ErrorBody {
+    let message = format!("{what} is not possible: channels of namespace {namespace:?} keep no history");
+    ErrorBody::new(ErrorCode::BadRequest, message)
+}
+
 fn by_claim(grant: &Grant, allow: Allow, what: &str, topic: &Topic) -> Result<(), ErrorBody> {
     if grant.allows(allow, topic) {
         Ok(())
@@ -81,7 +99,7 @@ mod tests {
 
     fn namespaces(subscribe: Access, publish: Access, patterns: bool) -> NamespaceTable {
         NamespaceTable {
-            declared: [("x".into(), Namespace { subscribe, publish, patterns })].into(),
+            declared: [("x".into(), Namespace { subscribe, publish, patterns, ..Namespace::default() })].into(),
             ..Default::default()
         }
     }

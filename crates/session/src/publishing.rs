@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(driver.actions(), [to_publish(1, "open:a"), to_publish(2, "open:b")]);
         driver.complete(2, published());
         driver.complete(1, Completion::Published(Err(ErrorBody::new(ErrorCode::Timeout, "no answer"))));
-        assert_eq!(driver.actions(), [reply(2, done()), error(1, ErrorCode::Timeout, "no answer")]);
+        assert_eq!(driver.actions(), [reply(2, live_only()), error(1, ErrorCode::Timeout, "no answer")]);
     }
 
     #[test]
@@ -225,6 +225,6 @@ mod tests {
         );
         driver.complete(1, published());
         driver.send(5, publish("open:a"));
-        assert_eq!(driver.actions(), [reply(1, done()), to_publish(4, "open:a")]);
+        assert_eq!(driver.actions(), [reply(1, live_only()), to_publish(4, "open:a")]);
     }
 }

@@ -8,7 +8,7 @@ use fanfare_protocol::{
 };
 
 use crate::{
-    Action, Completion, Grant, OpId, SessionConfig, Time,
+    Action, Asked, Completion, Grant, OpId, SessionConfig, Time,
     liveness::{Liveness, Overdue},
     pending::{Operation, Pending},
     topic_set::TopicSet,
@@ -31,15 +31,6 @@ pub struct Handshake {
     pub token: Option<String>,
     /// Channels of `/ws?channels=`: connects anonymously where there is no token, and subscribes; each is told by `system:subscribed` or `system:error`.
     pub channels: Vec<Asked>,
-}
-
-/// A channel that is asked for, and what the client wants of it first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
-    /// Its name, not yet checked.
-    pub name: String,
-    /// Which publications the subscription begins with.
-    pub start: crate::Start,
 }
 
 /// Without the token: tokens are never logged.
@@ -217,6 +208,7 @@ impl Session {
             (Some(Operation::Connect(_) | Operation::Refresh { .. }), Completion::Authenticated(_))
                 | (Some(Operation::Subscribe { .. }), Completion::Subscribed(_))
                 | (Some(Operation::Publish { .. }), Completion::Published(_))
+                | (Some(Operation::History { .. }), Completion::History(_))
         );
         let Some(operation) = fits.then(|| pending.finish(op)).flatten() else { return };
         match (operation, completion) {
@@ -228,6 +220,7 @@ impl Session {
             (Operation::Publish { id }, Completion::Published(result)) => {
                 self.reply(id, result.map(|position| Reply::Published { position }));
             }
+            (Operation::History { id }, Completion::History(result)) => self.history_read(id, result),
             (operation, completion) => unreachable!("{operation:?} does not fit {completion:?}"),
         }
         self.pending.take_if(|pending| pending.is_empty());
@@ -295,11 +288,12 @@ impl Session {
     pub(crate) fn run(&mut self, id: u64, kind: CommandKind) {
         match kind {
             CommandKind::Connect { .. } => unreachable!("connect is answered before it can run or wait"),
-            CommandKind::Subscribe { channel } => self.subscribe(id, &channel),
+            CommandKind::Subscribe(asked) => self.subscribe(id, asked),
             CommandKind::SubscribeMany { channels } => self.subscribe_many(id, channels),
             CommandKind::Unsubscribe { channel } => self.unsubscribe(id, &[channel]),
             CommandKind::UnsubscribeMany { channels } => self.unsubscribe(id, &channels),
             CommandKind::Publish(publish) => self.publish(id, *publish),
+            CommandKind::History(history) => self.history(id, *history),
             CommandKind::Refresh { token } => self.refresh(id, token),
             CommandKind::Ping => self.reply(id, Ok(Reply::Done {})),
         }
@@ -463,10 +457,13 @@ mod tests {
     #[test]
     fn a_gap_is_told_to_subscribers_of_exactly_this_topic() {
         let mut driver = Driver::anonymous().subscribed(&["open:*"]);
-        driver.session.handle_gap(Time::default(), &topic("open:a"), "interrupted");
+        driver.session.handle_gap(Time::default(), &topic("open:a"), "interrupted", None);
         assert_eq!(driver.actions(), []);
-        driver.session.handle_gap(Time::default(), &topic("open:*"), "interrupted");
-        assert_eq!(driver.actions(), [push(Push::Gap { channel: "open:*".into(), reason: "interrupted" })]);
+        driver.session.handle_gap(Time::default(), &topic("open:*"), "interrupted", None);
+        assert_eq!(
+            driver.actions(),
+            [push(Push::Gap { channel: "open:*".into(), reason: "interrupted", missed: None })]
+        );
     }
 
     #[test]
@@ -490,7 +487,7 @@ mod tests {
         driver.send(2, subscribe("open:c"));
         driver.shake(Some("t"), &["open:d"]);
         driver.session.handle_malformed(driver.time(), DecodeError::bad_request(None, "?"));
-        driver.session.handle_gap(driver.time(), &topic("open:a"), "interrupted");
+        driver.session.handle_gap(driver.time(), &topic("open:a"), "interrupted", None);
         driver.session.handle_unsubscribed(driver.time(), &topic("open:a"), ErrorBody::new(ErrorCode::Internal, "?"));
         driver.session.handle_activity(driver.time());
         driver.session.handle_drain(driver.time(), 0);
@@ -511,7 +508,7 @@ mod tests {
         assert_eq!(driver.actions(), []);
         driver.complete(1, published());
         driver.complete(1, published());
-        assert_eq!(driver.actions(), [reply(1, done())]);
+        assert_eq!(driver.actions(), [reply(1, live_only())]);
     }
 
     #[test]
@@ -528,7 +525,7 @@ mod tests {
         driver.complete(0, published());
         driver.session.last_op = 0;
         driver.send(4, publish("open:d"));
-        assert_eq!(driver.actions(), [reply(3, done()), to_publish(2, "open:d")]);
+        assert_eq!(driver.actions(), [reply(3, live_only()), to_publish(2, "open:d")]);
     }
 
     #[test]

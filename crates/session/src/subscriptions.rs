@@ -3,9 +3,9 @@
 use fanfare_protocol::{Channel, ErrorBody, ErrorCode, NameError, Push, Reply, Subscribed, SubscriptionOutcome, Topic};
 
 use crate::{
-    Action, Granted, Session, Start,
+    Action, Asked, Granted, Session, Start,
     pending::{Asker, Askers, NAMES_IN_FLIGHT, Operation},
-    permission::check_subscribe,
+    permission::{check_subscribe, no_history},
 };
 
 /// How a subscription that was not refused goes on.
@@ -19,31 +19,29 @@ enum Begun {
 
 impl Session {
     /// The command with one name.
-    pub(crate) fn subscribe(&mut self, id: u64, name: &str) {
-        let begun = self
-            .room_for_subscribe(1)
-            .and_then(|()| self.begin_subscription(name, Start::default(), Asker::Command { id }));
+    pub(crate) fn subscribe(&mut self, id: u64, asked: Asked) {
+        let Asked { name, start } = asked;
+        let begun =
+            self.room_for_subscribe(1).and_then(|()| self.begin_subscription(&name, start, Asker::Command { id }));
         match begun {
-            Ok(Begun::Made) => {
-                self.reply(id, Ok(Reply::Subscribed(Subscribed { channel: name.into(), ..Subscribed::default() })))
-            }
+            Ok(Begun::Made) => self.reply(id, Ok(Reply::Subscribed(made_before(name)))),
             Ok(Begun::InFlight) => {}
             Err(error) => self.reply(id, Err(error)),
         }
     }
 
     /// The command with a list: one reply when all outcomes are there, in the order asked for.
-    pub(crate) fn subscribe_many(&mut self, id: u64, names: Vec<String>) {
-        if let Err(error) = self.room_for_subscribe(names.len()) {
+    pub(crate) fn subscribe_many(&mut self, id: u64, channels: Vec<Asked>) {
+        if let Err(error) = self.room_for_subscribe(channels.len()) {
             return self.reply(id, Err(error));
         }
         let batch = self.next_op();
         let mut missing = 0;
-        let mut outcomes = Vec::with_capacity(names.len());
-        for (index, channel) in (0..).zip(names) {
-            let begun = self.begin_subscription(&channel, Start::default(), Asker::Batch { batch, index });
+        let mut outcomes = Vec::with_capacity(channels.len());
+        for (index, Asked { name, start }) in (0..).zip(channels) {
+            let begun = self.begin_subscription(&name, start, Asker::Batch { batch, index });
             missing += usize::from(matches!(begun, Ok(Begun::InFlight)));
-            outcomes.push(SubscriptionOutcome { channel, error: begun.err() });
+            outcomes.push(SubscriptionOutcome { channel: name, error: begun.err() });
         }
         if missing == 0 {
             self.reply(id, Ok(Reply::SubscribedMany { subscriptions: outcomes }));
@@ -53,23 +51,35 @@ impl Session {
     }
 
     /// A name of the handshake, answered by a push.
-    pub(crate) fn subscribe_for_handshake(&mut self, name: &str, start: Start) {
-        match self.begin_subscription(name, start, Asker::Handshake) {
-            Ok(Begun::Made) => {
-                self.push(Push::Subscribed(Subscribed { channel: name.into(), ..Subscribed::default() }))
-            }
+    pub(crate) fn subscribe_for_handshake(&mut self, asked: Asked) {
+        let Asked { name, start } = asked;
+        match self.begin_subscription(&name, start, Asker::Handshake) {
+            Ok(Begun::Made) => self.push(Push::Subscribed(made_before(name))),
             Ok(Begun::InFlight) => {}
-            Err(error) => self.push(Push::Error { channel: Some(name.into()), error }),
+            Err(error) => self.push(Push::Error { channel: Some(name), error }),
         }
     }
 
     /// The hub has made a subscription, or not. The answer goes out here, so that it is before any publication.
+    ///
+    /// The first who asked gets the publications that it asked for; to others who asked meanwhile, for nothing of the past,
+    /// they are publications of a subscription that is there.
     pub(crate) fn subscribed(&mut self, topic: Topic, askers: Askers, result: Result<Granted, ErrorBody>) {
-        for asker in askers {
-            self.answer(asker, &topic, result.clone());
-        }
-        if result.is_ok() {
-            self.subscriptions.insert(topic);
+        match result {
+            Ok(granted) => {
+                let later = Granted { position: granted.position.clone(), ..Granted::default() };
+                let mut first = Some(granted);
+                for asker in askers {
+                    let granted = first.take().unwrap_or_else(|| later.clone());
+                    self.answer(asker, &topic, Ok(granted));
+                }
+                self.subscriptions.insert(topic);
+            }
+            Err(error) => {
+                for asker in askers {
+                    self.answer(asker, &topic, Err(error.clone()));
+                }
+            }
         }
     }
 
@@ -112,10 +122,15 @@ impl Session {
         let topic = Topic::parse(name).map_err(bad_request)?;
         let grant = self.grant().expect("commands run and channels are subscribed only once connected");
         check_subscribe(&self.config.namespaces, grant, &topic)?;
+        self.check_start(&topic, &start)?;
         if self.subscriptions.contains(&topic) {
-            return Ok(Begun::Made);
+            return if start.is_live() { Ok(Begun::Made) } else { Err(begun_before(&topic)) };
         }
-        if self.pending.as_mut().is_some_and(|pending| pending.join(&topic, asker)) {
+        if self.pending.as_ref().is_some_and(|pending| pending.is_making(&topic)) {
+            if !start.is_live() {
+                return Err(begun_before(&topic));
+            }
+            self.pending_mut().join(&topic, asker);
             return Ok(Begun::InFlight);
         }
         let allowed = self.config.max_subscriptions;
@@ -127,6 +142,27 @@ impl Session {
         let op = self.begin(Operation::Subscribe { topic: topic.clone(), askers: Askers::from_elem(asker, 1) });
         self.act(Action::Subscribe { op, topic, start });
         Ok(Begun::InFlight)
+    }
+
+    /// Whether the topic has a past of which the client may ask for so much.
+    fn check_start(&self, topic: &Topic, start: &Start) -> Result<(), ErrorBody> {
+        if start.is_live() {
+            return Ok(());
+        }
+        let what = if start.since.is_some() { "since" } else { "rewind" };
+        if topic.is_pattern() {
+            let message = format!("{what} is not possible: {topic} is a pattern, and positions are of one channel");
+            return Err(ErrorBody::new(ErrorCode::BadRequest, message));
+        }
+        if !self.config.namespaces.get(topic.namespace()).history {
+            return Err(no_history(what, topic.namespace()));
+        }
+        let (rewind, allowed) = (start.rewind, self.config.max_history);
+        if usize::try_from(rewind).map_or(true, |rewind| rewind > allowed) {
+            let message = format!("rewind is {rewind}; allowed are 0 to {allowed}");
+            return Err(ErrorBody::new(ErrorCode::LimitExceeded, message));
+        }
+        Ok(())
     }
 
     fn room_for_subscribe(&self, names: usize) -> Result<(), ErrorBody> {
@@ -160,12 +196,35 @@ impl Session {
                 Err(error) => Push::Error { channel: Some(topic.to_string()), error },
             }),
             Asker::Batch { batch, index } => {
-                if let Some(finished) = self.pending_mut().note_outcome(batch, index, result.err()) {
+                // The list's reply may come after publications of this channel: where they have an order, the client has to
+                // know first where they begin.
+                let error = match result {
+                    Ok(granted) => {
+                        if granted.position.is_some() {
+                            self.push(Push::Subscribed(subscribed(granted)));
+                        }
+                        None
+                    }
+                    Err(error) => Some(error),
+                };
+                if let Some(finished) = self.pending_mut().note_outcome(batch, index, error) {
                     self.reply(finished.id, Ok(Reply::SubscribedMany { subscriptions: finished.outcomes }));
                 }
             }
         }
     }
+}
+
+/// The answer to who is subscribed already: what it has got of the channel, the client knows itself.
+fn made_before(channel: String) -> Subscribed {
+    Subscribed { channel, ..Subscribed::default() }
+}
+
+/// A subscription begins once: to another start the answer would be about publications that are not its own.
+fn begun_before(topic: &Topic) -> ErrorBody {
+    let message =
+        format!("{topic} is subscribed to; since, rewind and latest are for a new subscription: unsubscribe first");
+    ErrorBody::new(ErrorCode::BadRequest, message)
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use fanfare_protocol::{
     Reply, ServerMessage, Tenant, Topic,
 };
 use fanfare_session::{
-    Access, Action, Allow, Completion, Grant, Granted, Handshake, Namespace, NamespaceTable, OpId, Permission, Session,
-    SessionConfig, SessionId, Time,
+    Access, Action, Allow, Asked, Completion, Grant, Granted, Handshake, Namespace, NamespaceTable, OpId, Permission,
+    Session, SessionConfig, SessionId, Start, Time,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -206,15 +206,15 @@ impl World {
     fn shake(&mut self, with_token: bool, names: &[&'static str]) {
         let token = with_token.then(|| "t".into());
         self.open_anonymously(with_token || names.is_empty());
-        self.session.handle_handshake(self.time(), Handshake { token, channels: strings(names) });
+        self.session.handle_handshake(self.time(), Handshake { token, channels: asked(names) });
         self.settle();
     }
 
     fn step(&mut self, step: Step) {
         match step {
             Step::Connect { with_token } => self.send(CommandKind::Connect { token: with_token.then(|| "t".into()) }),
-            Step::Subscribe(name) => self.send(CommandKind::Subscribe { channel: name.into() }),
-            Step::SubscribeMany(names) => self.send(CommandKind::SubscribeMany { channels: strings(&names) }),
+            Step::Subscribe(name) => self.send(CommandKind::Subscribe(asked(&[name]).remove(0))),
+            Step::SubscribeMany(names) => self.send(CommandKind::SubscribeMany { channels: asked(&names) }),
             Step::Unsubscribe(name) => self.send(CommandKind::Unsubscribe { channel: name.into() }),
             Step::UnsubscribeMany(names) => self.send(CommandKind::UnsubscribeMany { channels: strings(&names) }),
             Step::Publish(name) => self.send(CommandKind::Publish(Box::new(publication(name)))),
@@ -236,13 +236,13 @@ impl World {
             }
             Step::Complete { nth, who } => self.complete(nth, who),
             Step::CompleteUnknown => {
-                let completion = Completion::Subscribed(Ok(Granted {}));
+                let completion = Completion::Subscribed(Ok(Granted::default()));
                 self.session.handle_completion(self.time(), OpId(u32::MAX), completion);
             }
             Step::Wait(millis) => return self.wait(millis),
             Step::Gap(name) => {
                 if let Ok(topic) = Topic::parse(name) {
-                    self.session.handle_gap(self.time(), &topic, "interrupted");
+                    self.session.handle_gap(self.time(), &topic, "interrupted", None);
                 }
             }
             Step::EndAtHub(name) => {
@@ -285,7 +285,7 @@ impl World {
 
     fn complete(&mut self, nth: usize, who: Option<Who>) {
         let Some(op) = self.in_flight.keys().copied().nth(nth % self.in_flight.len().max(1)) else { return };
-        let granted = || who.map(|_| Granted {}).ok_or_else(|| refusal(ErrorCode::Unavailable));
+        let granted = || who.map(|_| Granted::default()).ok_or_else(|| refusal(ErrorCode::Unavailable));
         let completion = match self.in_flight.remove(&op) {
             Some(InFlight::Authentication) => Completion::Authenticated(self.authenticate(who)),
             Some(InFlight::Subscription(name)) => {
@@ -294,7 +294,7 @@ impl World {
                 }
                 Completion::Subscribed(granted())
             }
-            Some(InFlight::Publication) => Completion::Published(granted()),
+            Some(InFlight::Publication) => Completion::Published(granted().map(|_| None)),
             None => return,
         };
         self.session.handle_completion(self.time(), OpId(op), completion);
@@ -367,7 +367,7 @@ impl World {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Authenticate { op, .. } => self.begin(op, InFlight::Authentication),
-            Action::Subscribe { op, topic } => {
+            Action::Subscribe { op, topic, .. } => {
                 let name = topic.to_string();
                 assert!(self.who.is_some_and(|who| who.may_subscribe(&name)), "{:?} may not {name}", self.who);
                 assert!(!self.hub.contains(&name), "{name} is subscribed to twice");
@@ -386,6 +386,7 @@ impl World {
                 assert!(self.who.is_some_and(|who| who.may_publish(name, &self.hub)), "{:?} on {name}", self.who);
                 self.begin(publish.op, InFlight::Publication);
             }
+            Action::History { channel, .. } => panic!("nobody asked for the history of {channel}"),
             Action::Send(message) => self.hear(message),
             Action::Ping => assert!(self.now >= self.last_activity + PING_INTERVAL),
             Action::Close { code, reason } => {
@@ -410,7 +411,12 @@ impl World {
                 match outcome {
                     Ok(Reply::Subscribed(subscribed)) => assert!(self.hub.contains(&subscribed.channel)),
                     Ok(
-                        Reply::Refreshed { .. } | Reply::Connected(_) | Reply::Done {} | Reply::SubscribedMany { .. },
+                        Reply::Refreshed { .. }
+                        | Reply::Connected(_)
+                        | Reply::Done {}
+                        | Reply::SubscribedMany { .. }
+                        | Reply::Published { .. }
+                        | Reply::History(_),
                     ) => {
                         assert!(self.who.is_some(), "{id} succeeded without an identity");
                     }
@@ -465,7 +471,7 @@ impl World {
 }
 
 fn config(anonymous: bool) -> SessionConfig {
-    let namespace = |subscribe, publish, patterns| Namespace { subscribe, publish, patterns };
+    let namespace = |subscribe, publish, patterns| Namespace { subscribe, publish, patterns, ..Namespace::default() };
     SessionConfig {
         namespaces: NamespaceTable {
             declared: [
@@ -487,6 +493,7 @@ fn config(anonymous: bool) -> SessionConfig {
         max_pending_commands: MAX_PENDING_COMMANDS,
         max_malformed: MAX_MALFORMED,
         max_publication_bytes: 1_000,
+        max_history: 100,
     }
 }
 
@@ -500,6 +507,10 @@ fn refusal(code: ErrorCode) -> ErrorBody {
 
 fn strings(names: &[&'static str]) -> Vec<String> {
     names.iter().map(|name| (*name).into()).collect()
+}
+
+fn asked(names: &[&'static str]) -> Vec<Asked> {
+    names.iter().map(|name| Asked { name: (*name).into(), start: Start::default() }).collect()
 }
 
 fn publication(channel: &str) -> PublishCommand {

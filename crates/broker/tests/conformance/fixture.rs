@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fanfare_broker::{Broker, Events};
+use fanfare_broker::{Broker, Events, HistoryOptions, Retention};
 
 /// Generous: the machine may be busy with a build.
 pub(crate) const SOON: Duration = Duration::from_secs(15);
@@ -40,6 +40,40 @@ pub(crate) trait Server: Fixture {
 
     /// Starts it where it was.
     fn restart(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// A broker that keeps history.
+pub(crate) trait KeepsHistory: Fixture {
+    /// Whether a node can be interested in patterns.
+    const PATTERNS: bool = true;
+
+    /// A broker of its own for one test, which can keep history.
+    fn start_with_history() -> impl Future<Output = Self> + Send;
+
+    /// Connects a node with these options of history; the first one makes what the broker needs.
+    fn connect_with(&self, history: HistoryOptions) -> impl Future<Output = (Arc<dyn Broker>, Events)> + Send;
+
+    /// Publishes into a channel's history with the headers `Fanfare-Event` and `Content-Type`, as a client that knows
+    /// nothing of the adapters; false where the broker has no headers.
+    fn publish_with_headers(
+        &self,
+        _tenant: &str,
+        _channel: &str,
+        _body: Bytes,
+        _event: &str,
+        _content_type: &str,
+    ) -> impl Future<Output = bool> + Send {
+        std::future::ready(false)
+    }
+}
+
+/// What the cases keep: `log` has 50 publications of a channel, `brief` has them for a second, `deep` has all. All other
+/// namespaces are live only.
+pub(crate) fn kept() -> HistoryOptions {
+    let minutes = Duration::from_secs(300);
+    let namespaces = [("log", 50, minutes), ("brief", 50, Duration::from_secs(1)), ("deep", 100_000, minutes)];
+    let namespaces = namespaces.map(|(namespace, size, ttl)| (namespace.into(), Retention { size, ttl }));
+    HistoryOptions { namespaces: namespaces.into(), ..HistoryOptions::default() }
 }
 
 /// A plain client.

@@ -5,6 +5,7 @@
 
 mod cases;
 mod fixture;
+mod history;
 mod interruption;
 mod memory;
 mod nats;
@@ -55,4 +56,27 @@ macro_rules! every_server {
     };
 }
 
-pub(crate) use {conformance, every_broker, every_server};
+/// What holds for brokers that keep history.
+macro_rules! every_history {
+    ($fixture:ty) => {
+        crate::conformance!($fixture:
+            history::positions_increase_and_come_with_live_publications,
+            history::patterns_carry_positions,
+            history::reads_forward_from_every_offset,
+            history::reads_backward_to_the_beginning,
+            history::a_read_is_bounded_in_bytes,
+            history::what_was_trimmed_by_size_is_missed,
+            history::what_has_expired_is_missed,
+            history::several_channels_stand_where_they_stand,
+            history::what_comes_on_an_empty_channel_lies_behind_its_position,
+            history::an_id_is_published_once,
+            history::an_id_is_published_once_by_many_at_a_time,
+            history::tenants_share_no_history,
+            history::other_namespaces_are_live_only,
+            history::a_body_comes_back_as_it_came_live,
+            history::history_and_live_publications_have_no_hole_between_them,
+        );
+    };
+}
+
+pub(crate) use {conformance, every_broker, every_history, every_server};

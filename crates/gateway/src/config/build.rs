@@ -2,12 +2,13 @@
 
 use std::{collections::HashMap, net::SocketAddr, num::NonZeroUsize, thread, time::Duration};
 
-use fanfare_broker::mask_url;
+use fanfare_broker::{Retention, mask_url};
 use fanfare_protocol::Tenant;
-use fanfare_session::{Access, Namespace, NamespaceTable};
+use fanfare_session::{Access, Namespace, NamespaceTable, SlowConsumer};
 
 use super::{
-    BrokerConfig, Config, Limits, LogConfig, LogFormat, Paths, Problems, Secret, Timeouts, build_auth, check,
+    BrokerConfig, Config, Limits, LogConfig, LogFormat, Paths, Problems, Secret, Timeouts, build_auth, build_history,
+    check,
     reader::Reader,
     value::{is_url_path, parse_address},
 };
@@ -15,6 +16,7 @@ use crate::origin::{AllowedOrigins, Origin, OriginPolicy};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
+const GIB: usize = 1024 * MIB;
 /// The longest duration that any key takes.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -28,6 +30,9 @@ const PUBLISH: [(&str, Access); 5] = [
     ("owner", Access::Owner),
     ("subscribers", Access::Subscribers),
 ];
+
+const SLOW_CONSUMER: [(&str, SlowConsumer); 2] =
+    [("disconnect", SlowConsumer::Disconnect), ("conflate", SlowConsumer::Conflate)];
 
 /// Reads all keys, then checks them against each other.
 pub(super) fn build(mut reader: Reader) -> Result<Config, Problems> {
@@ -67,17 +72,20 @@ fn read(reader: &mut Reader) -> (Config, Attempted) {
         0 => cores,
         shards => shards,
     };
+    let broker = read_broker(reader, development);
+    let (namespaces, retentions) = read_namespaces(reader, development);
     let config = Config {
         listen,
         internal_listen,
-        broker: read_broker(reader, development),
+        history: build_history::read(reader, retentions, broker.url.expose()),
+        broker,
         shards,
         prefix: read_prefix(reader),
         paths: read_paths(reader),
         origins: read_origins(reader, development),
         api_keys: read_api_keys(reader),
         auth: build_auth::read(reader, development),
-        namespaces: read_namespaces(reader, development),
+        namespaces,
         limits: read_limits(reader),
         timeouts: read_timeouts(reader),
         compression: reader.flag("compression", true),
@@ -139,10 +147,14 @@ fn read_prefix(reader: &mut Reader) -> String {
 
 fn read_paths(reader: &mut Reader) -> Paths {
     let allowed = "a path such as \"/ws\", without query, of letters, digits and -._~!$&'()*+,;=:@";
-    let ws = reader.list("paths.ws", allowed, |path| is_url_path(path).then(|| path.to_owned()));
-    let paths = ws.map_or_else(Paths::default, |ws| Paths { ws });
-    reader.effective.set("paths.ws", paths.ws.clone());
-    paths
+    let mut read = |key: &str, default: Vec<String>| {
+        let paths = reader.list(key, allowed, |path| is_url_path(path).then(|| path.to_owned()));
+        let paths = paths.unwrap_or(default);
+        reader.effective.set(key, paths.clone());
+        paths
+    };
+    let Paths { ws, sse } = Paths::default();
+    Paths { ws: read("paths.ws", ws), sse: read("paths.sse", sse) }
 }
 
 fn read_origins(reader: &mut Reader, development: bool) -> OriginPolicy {
@@ -171,7 +183,10 @@ fn read_api_keys(reader: &mut Reader) -> Vec<Secret> {
     keys
 }
 
-fn read_namespaces(reader: &mut Reader, development: bool) -> NamespaceTable {
+/// What is retained, by namespace.
+type Retentions = HashMap<Box<str>, Retention>;
+
+fn read_namespaces(reader: &mut Reader, development: bool) -> (NamespaceTable, Retentions) {
     let built_in = match development {
         // So that the first two commands that anyone tries just work. Nothing beyond loopback is reachable then.
         true => {
@@ -180,16 +195,23 @@ fn read_namespaces(reader: &mut Reader, development: bool) -> NamespaceTable {
         false => Namespace::default(),
     };
     let defaults = read_namespace(reader, "namespace_defaults", built_in);
-    let mut declared = HashMap::new();
+    build_history::refuse_for_all(reader);
+    let (mut declared, mut retentions) = (HashMap::new(), HashMap::new());
     for name in reader.names("namespaces") {
         let key = format!("namespaces.{name}");
         let namespace = read_namespace(reader, &key, defaults);
-        match Tenant::parse(&name) {
-            Ok(_) => _ = declared.insert(name.into(), namespace),
-            Err(reason) => reader.problem(&key, None, format_args!("is no name for a namespace: {reason}")),
+        let retention = build_history::read_retention(reader, &key);
+        if let Err(reason) = Tenant::parse(&name) {
+            reader.problem(&key, None, format_args!("is no name for a namespace: {reason}"));
+            continue;
         }
+        let name: Box<str> = name.into();
+        if let Some(retention) = retention {
+            retentions.insert(name.clone(), retention);
+        }
+        declared.insert(name, Namespace { history: retention.is_some(), ..namespace });
     }
-    NamespaceTable { declared, defaults }
+    (NamespaceTable { declared, defaults }, retentions)
 }
 
 fn read_namespace(reader: &mut Reader, key: &str, defaults: Namespace) -> Namespace {
@@ -197,7 +219,8 @@ fn read_namespace(reader: &mut Reader, key: &str, defaults: Namespace) -> Namesp
         subscribe: reader.choice(&format!("{key}.subscribe"), defaults.subscribe, &SUBSCRIBE),
         publish: reader.choice(&format!("{key}.publish"), defaults.publish, &PUBLISH),
         patterns: reader.flag(&format!("{key}.patterns"), defaults.patterns),
-        ..defaults
+        slow_consumer: reader.choice(&format!("{key}.slow_consumer"), defaults.slow_consumer, &SLOW_CONSUMER),
+        history: false,
     }
 }
 
@@ -218,6 +241,10 @@ fn read_limits(reader: &mut Reader) -> Limits {
         notsent_lowat_bytes: reader.size("limits.notsent_lowat_bytes", default.notsent_lowat_bytes, 4 * KIB..=16 * MIB),
         api_body_bytes: reader.size("limits.api_body_bytes", default.api_body_bytes, KIB..=256 * MIB),
         api_batch: reader.count("limits.api_batch", default.api_batch, 1..=100_000),
+        recovery_publications: reader.count("limits.recovery_publications", default.recovery_publications, 1..=100_000),
+        recovery_bytes: reader.size("limits.recovery_bytes", default.recovery_bytes, 16 * KIB..=256 * MIB),
+        ring_bytes: reader.size("limits.ring_bytes", default.ring_bytes, 16 * KIB..=64 * GIB),
+        history_reads: reader.count("limits.history_reads", default.history_reads, 1..=1_024),
     }
 }
 
@@ -232,6 +259,7 @@ fn read_timeouts(reader: &mut Reader) -> Timeouts {
         pong: from("timeouts.pong", default.pong, least),
         token_expiring: from("timeouts.token_expiring", default.token_expiring, Duration::ZERO),
         linger: from("timeouts.linger", default.linger, Duration::ZERO),
+        position_check: from("timeouts.position_check", default.position_check, least),
         shutdown: from("timeouts.shutdown", default.shutdown, Duration::ZERO),
     }
 }

@@ -25,6 +25,7 @@ pub(super) fn contradictions(config: &Config, attempted: Attempted, reader: &mut
     origins(config, reader);
     broker(config, reader);
     sizes(config, reader);
+    paths(config, reader);
 }
 
 /// Whether a URL names a broker that exists, else what is allowed. In a list the first scheme holds for entries without one.
@@ -48,6 +49,11 @@ pub(super) fn broker_url(url: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whether a broker's URL, right by itself, is one of NATS.
+pub(super) fn is_nats(url: &str) -> bool {
+    url.starts_with("nats:") || url.starts_with("tls:")
 }
 
 fn listeners(config: &Config, attempted: Attempted, reader: &mut Reader) {
@@ -129,7 +135,7 @@ fn broker(config: &Config, reader: &mut Reader) {
     let broker = &config.broker;
     let url = broker.url.expose();
     let is = |schemes: &[&str]| schemes.iter().any(|scheme| url.starts_with(scheme));
-    let (nats, redis) = (is(&["nats:", "tls:"]), is(&["redis:", "rediss:", "redis-sentinel:", "rediss-sentinel:"]));
+    let (nats, redis) = (is_nats(url), is(&["redis:", "rediss:", "redis-sentinel:", "rediss-sentinel:"]));
     let options = [
         ("user", broker.user.is_some(), nats || redis, "NATS and Redis"),
         ("password", broker.password.is_some(), nats || redis, "NATS and Redis"),
@@ -186,11 +192,27 @@ fn sizes(config: &Config, reader: &mut Reader) {
             reader.contradiction(key, show_size(bytes as u64), text);
         }
     }
+    // A recovery may be one publication of the largest kind, and the ring is filled by recoveries.
+    let recovery = limits.recovery_bytes;
+    if recovery < publication {
+        let text = format!("must be at least limits.publication_bytes ({})", show_size(publication as u64));
+        reader.contradiction("limits.recovery_bytes", show_size(recovery as u64), text);
+    }
+    if limits.ring_bytes < recovery {
+        let text = format!("must be at least limits.recovery_bytes ({})", show_size(recovery as u64));
+        reader.contradiction("limits.ring_bytes", show_size(limits.ring_bytes as u64), text);
+    }
     if let Some(jwks) = &config.auth.jwks
         && jwks.max_age < jwks.refresh_min_interval
     {
         let text =
             format!("must be at least auth.jwks_refresh_min_interval ({})", show_duration(jwks.refresh_min_interval));
         reader.contradiction("auth.jwks_max_age", show_duration(jwks.max_age), text);
+    }
+}
+
+fn paths(config: &Config, reader: &mut Reader) {
+    if let Some(path) = config.paths.sse.iter().find(|path| config.paths.ws.contains(path)) {
+        reader.contradiction("paths.sse", format!("{path:?}"), "is in paths.ws too; a path leads to one of them");
     }
 }

@@ -5,6 +5,7 @@
 
 mod build;
 mod build_auth;
+mod build_history;
 mod check;
 mod load;
 mod print;
@@ -14,6 +15,7 @@ mod value;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use fanfare_broker::HistoryOptions;
 use fanfare_protocol::{Tenant, limits};
 use fanfare_session::{NamespaceTable, SessionConfig};
 
@@ -45,6 +47,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// The options of channels.
     pub namespaces: NamespaceTable,
+    /// Which namespaces keep history, and how the broker keeps it.
+    pub history: HistoryOptions,
     /// Bounds of queues, buffers and tables.
     pub limits: Limits,
     /// How long things may take.
@@ -89,6 +93,8 @@ pub struct BrokerConfig {
 pub struct Paths {
     /// Where WebSocket clients connect; never empty.
     pub ws: Vec<String>,
+    /// Where clients of server-sent events connect; empty where none are served.
+    pub sse: Vec<String>,
 }
 
 /// Bounds of queues, buffers and tables. None of them is 0.
@@ -120,6 +126,14 @@ pub struct Limits {
     pub api_body_bytes: usize,
     /// Publications in one request of `/api/batch`, and channels in one of `/api/broadcast`.
     pub api_batch: usize,
+    /// Publications that one client gets of a channel's past at once: by `since`, `rewind` or `history`.
+    pub recovery_publications: usize,
+    /// The same in bytes of bodies.
+    pub recovery_bytes: usize,
+    /// Bytes of recent publications that the node keeps, of all channels with history.
+    pub ring_bytes: usize,
+    /// Reads of history at the broker at one time.
+    pub history_reads: usize,
 }
 
 /// How long things may take.
@@ -137,6 +151,8 @@ pub struct Timeouts {
     pub token_expiring: Duration,
     /// How long interest is kept at the broker after the last subscriber has left.
     pub linger: Duration,
+    /// How often the node asks the broker where its channels with history stand.
+    pub position_check: Duration,
     /// How long a node that was told to stop waits for its connections to close.
     pub shutdown: Duration,
 }
@@ -175,6 +191,10 @@ impl Default for Limits {
             notsent_lowat_bytes: 32 * 1024,
             api_body_bytes: 8 * 1024 * 1024,
             api_batch: 1_000,
+            recovery_publications: limits::RECOVERY_PUBLICATIONS,
+            recovery_bytes: 1024 * 1024,
+            ring_bytes: 64 * 1024 * 1024,
+            history_reads: 16,
         }
     }
 }
@@ -188,6 +208,7 @@ impl Default for Timeouts {
             pong: Duration::from_secs(10),
             token_expiring: Duration::from_secs(30),
             linger: Duration::from_secs(5),
+            position_check: Duration::from_secs(10),
             shutdown: Duration::from_secs(10),
         }
     }
@@ -195,7 +216,7 @@ impl Default for Timeouts {
 
 impl Default for Paths {
     fn default() -> Self {
-        Self { ws: vec!["/ws".into()] }
+        Self { ws: vec!["/ws".into()], sse: vec!["/sse".into()] }
     }
 }
 
@@ -234,6 +255,7 @@ impl Config {
             max_pending_commands: self.limits.pending_commands,
             max_malformed: self.limits.malformed_frames,
             max_publication_bytes: self.limits.publication_bytes,
+            max_history: self.limits.recovery_publications,
         }
     }
 }
@@ -252,6 +274,7 @@ impl From<&Config> for fanfare_broker::BrokerOptions {
             tls_ca_file: broker.tls_ca_file.clone(),
             tls_cert_file: broker.tls_cert_file.clone(),
             tls_key_file: broker.tls_key_file.clone(),
+            history: config.history.clone(),
             ..Self::new(broker.url.expose())
         }
     }

@@ -97,6 +97,19 @@ impl Reader {
         Some(self.found(value))
     }
 
+    /// Lets keys be known that are not read now.
+    pub(super) fn name_keys(&mut self, keys: impl IntoIterator<Item = String>) {
+        self.known.extend(keys);
+    }
+
+    /// Takes a key that exists elsewhere and cannot be here, and says why.
+    pub(super) fn refuse(&mut self, key: &str, why: impl Display) {
+        if let Some(value) = remove(&mut self.values, key) {
+            let source = Some(self.found(value).source);
+            self.problems.push(Problem { key: key.into(), value: None, source, text: why.to_string() });
+        }
+    }
+
     /// The names of the tables and values below a key: what an operator may name freely.
     pub(super) fn names(&mut self, key: &str) -> Vec<String> {
         self.known.insert(key.into());
@@ -134,6 +147,31 @@ impl Reader {
         });
         self.effective.set(key, show_size(bytes as u64));
         bytes
+    }
+
+    /// Bytes, where given.
+    pub(super) fn optional_size(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        let [least, most] = [*range.start(), *range.end()].map(show_size);
+        let allowed = format!("a size such as 65536 or \"64KiB\", from {least} to {most}");
+        let bytes = self.read(key, None, allowed, |value| {
+            let bytes = whole(value).or_else(|| parse_size(value.as_str()?))?;
+            range.contains(&bytes).then_some(Some(bytes))
+        });
+        if let Some(bytes) = bytes {
+            self.effective.set(key, show_size(bytes));
+        }
+        bytes
+    }
+
+    /// One of several numbers.
+    pub(super) fn one_of(&mut self, key: &str, default: u8, numbers: &[u8]) -> u8 {
+        let names: Vec<_> = numbers.iter().map(u8::to_string).collect();
+        let number = self.read(key, default, names.join(" or "), |value| {
+            let number = u8::try_from(whole(value).or_else(|| parse_count(value.as_str()?))?).ok()?;
+            numbers.contains(&number).then_some(number)
+        });
+        self.effective.set(key, i64::from(number));
+        number
     }
 
     /// A whole number.

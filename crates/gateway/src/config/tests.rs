@@ -1,6 +1,6 @@
 use std::{fs, net::IpAddr};
 
-use fanfare_session::Access;
+use fanfare_session::{Access, SlowConsumer};
 
 use super::*;
 use crate::auth::KeyMaterial;
@@ -103,6 +103,7 @@ fn every_kind_of_value_can_come_from_a_variable() {
     assert_eq!(config.timeouts.ping_interval, Duration::from_secs(60));
     assert!(!config.compression);
     assert_eq!(config.paths.ws, ["/ws", "/realtime"]);
+    assert_eq!(config.paths.sse, ["/sse"]);
     assert_eq!(config.namespaces.get("project").subscribe, Access::Owner);
     assert!(!config.namespaces.get("other").patterns);
 }
@@ -141,8 +142,13 @@ fn every_problem_is_told_at_once_with_key_value_source_and_what_is_allowed() {
         [namespaces.project]
         subscribe = "service"
         publish = "everyone"
-        history = { size = 1000 }
+        history = { size = 0, tll = "1m" }
+        slow_consumer = "wait"
         [namespaces."a b"]
+        [history]
+        replicas = 2
+        storage = "tape"
+        max_bytes = 5
         [log]
         format = "xml"
         level = "fanfare=loud"
@@ -153,23 +159,28 @@ fn every_problem_is_told_at_once_with_key_value_source_and_what_is_allowed() {
         problems(toml, &[("FANFARE_LIMITS__CONNECTIONS", "many"), ("FANFARE_STORE", "redis://x")]),
         [
             "allowed_origins = \"https://a.example/\" (file fanfare.toml): must be an origin such as \"https://app.example\" (scheme, host and port, no path), or \"*\" for any",
-            "alowed_origins (file fanfare.toml): is not known; allowed at the top are allowed_origins, api_key, api_key_file, api_keys, api_keys_file, auth, broker, broker_options, compression, internal_listen, limits, listen, log, namespace_defaults, namespaces, paths, prefix, shards, timeouts",
+            "alowed_origins (file fanfare.toml): is not known; allowed at the top are allowed_origins, api_key, api_key_file, api_keys, api_keys_file, auth, broker, broker_options, compression, history, internal_listen, limits, listen, log, namespace_defaults, namespaces, paths, prefix, shards, timeouts",
             "broker = \"amqp://***@rabbit\" (file fanfare.toml): must be one of memory:, nats://host:4222, tls://host:4222 (several NATS servers separated by commas), redis://host:6379, rediss://host:6379, redis-sentinel://host:26379/SERVICE, rediss-sentinel://… (several sentinels separated by commas)",
             "compression = \"yes\" (file fanfare.toml): must be true or false",
+            "history.max_bytes = 5 (file fanfare.toml): must be a size such as 65536 or \"64KiB\", from 1MiB to 1048576GiB",
+            "history.replicas = 2 (file fanfare.toml): must be 1 or 3 or 5",
+            "history.storage = \"tape\" (file fanfare.toml): must be \"file\" or \"memory\"",
             "limits.connections = \"many\" (environment variable FANFARE_LIMITS__CONNECTIONS): must be a whole number from 1 to 10000000",
-            "limits.outbox (file fanfare.toml): is not known; allowed in [limits] are api_batch, api_body_bytes, channels, connections, malformed_frames, message_bytes, notsent_lowat_bytes, outbox_bytes, outbox_frames, pending_commands, publication_bytes, shard_inbox, subscriptions",
+            "limits.outbox (file fanfare.toml): is not known; allowed in [limits] are api_batch, api_body_bytes, channels, connections, history_reads, malformed_frames, message_bytes, notsent_lowat_bytes, outbox_bytes, outbox_frames, pending_commands, publication_bytes, recovery_bytes, recovery_publications, ring_bytes, shard_inbox, subscriptions",
             "limits.outbox_bytes = \"1 banana\" (file fanfare.toml): must be a size such as 65536 or \"64KiB\", from 16KiB to 256MiB",
             &format!("listen = 8000 (file fanfare.toml): must be {addresses}"),
             "log.format = \"xml\" (file fanfare.toml): must be \"text\" or \"json\"",
             "log.level = \"fanfare=loud\" (file fanfare.toml): must be error, warn, info, debug or trace, or directives such as \"info,fanfare_gateway=debug\"",
             "namespaces.a b: is no name for a namespace: ' ' is not allowed in a segment; allowed are A-Z a-z 0-9 _ - = @ + ~ ,",
-            "namespaces.project.history.size (file fanfare.toml): is not known, nor is anything else in [namespaces.project.history]",
+            "namespaces.project.history.size = 0 (file fanfare.toml): must be a whole number from 1 to 1000000",
+            "namespaces.project.history.tll (file fanfare.toml): is not known; allowed in [namespaces.project.history] are size, ttl",
             "namespaces.project.publish = \"everyone\" (file fanfare.toml): must be \"none\" or \"anyone\" or \"token\" or \"owner\" or \"subscribers\"",
+            "namespaces.project.slow_consumer = \"wait\" (file fanfare.toml): must be \"disconnect\" or \"conflate\"",
             "namespaces.project.subscribe = \"service\" (file fanfare.toml): must be \"anyone\" or \"token\" or \"owner\" or \"none\"",
             "paths.ws = \"ws\" (file fanfare.toml): must be a path such as \"/ws\", without query, of letters, digits and -._~!$&'()*+,;=:@",
             "prefix = \"a.b\" (file fanfare.toml): must be one segment: 1 to 64 of A-Z a-z 0-9 _ - = @ + ~ ,",
             "shards = -1 (file fanfare.toml): must be a whole number from 0 to 256",
-            "store (environment variable FANFARE_STORE): is not known; allowed at the top are allowed_origins, api_key, api_key_file, api_keys, api_keys_file, auth, broker, broker_options, compression, internal_listen, limits, listen, log, namespace_defaults, namespaces, paths, prefix, shards, timeouts",
+            "store (environment variable FANFARE_STORE): is not known; allowed at the top are allowed_origins, api_key, api_key_file, api_keys, api_keys_file, auth, broker, broker_options, compression, history, internal_listen, limits, listen, log, namespace_defaults, namespaces, paths, prefix, shards, timeouts",
             "timeouts.pong = 10 (file fanfare.toml): must be a duration with its unit, such as \"10s\" or \"500ms\", from 10ms to 1day",
         ]
     );
@@ -352,6 +363,8 @@ fn contradictions_are_told() {
         internal_listen = "127.0.0.1:8000"
         broker = "redis://user:hidden@redis"
         allowed_origins = ["*"]
+        [paths]
+        sse = ["/sse", "/ws"]
         [broker_options]
         password = "hidden"
         token = "hidden"
@@ -360,6 +373,8 @@ fn contradictions_are_told() {
         [limits]
         outbox_bytes = "16KiB"
         publication_bytes = "1MiB"
+        recovery_bytes = "64KiB"
+        ring_bytes = "32KiB"
         [auth]
         hmac_secret = "0123456789abcdef0123456789abcdef"
         jwks_url = "https://id.example/jwks"
@@ -378,6 +393,9 @@ fn contradictions_are_told() {
             "broker_options.token: is only for NATS; broker is redis://***@redis",
             "internal_listen = 127.0.0.1:8000: is also listen (127.0.0.1:8000); the two listeners need different addresses",
             "limits.outbox_bytes = 16KiB: must be at least limits.publication_bytes (1MiB)",
+            "limits.recovery_bytes = 64KiB: must be at least limits.publication_bytes (1MiB)",
+            "limits.ring_bytes = 32KiB: must be at least limits.recovery_bytes (64KiB)",
+            "paths.sse = \"/ws\": is in paths.ws too; a path leads to one of them",
         ]
     );
     assert_eq!(
@@ -452,7 +470,7 @@ fn documented_default(docs: &str, key: &str) -> String {
 fn the_defaults_in_the_documentation_are_the_defaults() {
     let docs = include_str!("../../../../docs/operations.md");
     let printed: toml::Table = Config::development().to_toml().parse().unwrap();
-    for table in ["limits", "timeouts"] {
+    for table in ["history", "limits", "timeouts"] {
         for (name, value) in printed[table].as_table().unwrap() {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             assert_eq!(documented_default(docs, &format!("{table}.{name}")), value, "{table}.{name}");
@@ -466,4 +484,70 @@ fn the_broker_gets_what_is_configured() {
     let options = fanfare_broker::BrokerOptions::from(&load(&toml, &[]).unwrap());
     assert_eq!((options.url.as_str(), options.prefix.as_str()), ("nats://nats:4222", "x"));
     assert_eq!((options.user.as_deref(), options.password.as_deref()), (Some("node"), Some("hidden")));
+}
+
+#[test]
+fn a_namespace_keeps_history_as_soon_as_it_says_how_much() {
+    let toml = production(
+        "[namespaces.project]\nhistory = { size = 50, ttl = \"1h\" }\n[namespaces.chat.history]\n[namespaces.live]",
+    );
+    let environment =
+        [("FANFARE_NAMESPACES__CURSOR__HISTORY__SIZE", "1"), ("FANFARE_NAMESPACES__CURSOR__SLOW_CONSUMER", "conflate")];
+    let config = load(&toml, &environment).unwrap();
+    let kept = |name: &str| config.history.namespaces.get(name).map(|kept| (kept.size, kept.ttl.as_secs()));
+    assert_eq!(kept("project"), Some((50, 3_600)));
+    assert_eq!((kept("chat"), kept("cursor")), (Some((1_000, 600)), Some((1, 600))));
+    assert_eq!((kept("live"), kept("other")), (None, None));
+    for (name, history) in [("project", true), ("chat", true), ("cursor", true), ("live", false), ("other", false)] {
+        assert_eq!(config.namespaces.get(name).history, history, "{name}");
+    }
+    assert_eq!(config.namespaces.get("cursor").slow_consumer, SlowConsumer::Conflate);
+    assert_eq!(config.namespaces.get("project").slow_consumer, SlowConsumer::Disconnect);
+    assert_eq!(config.session_config().max_history, 1_000);
+    assert_eq!(fanfare_broker::BrokerOptions::from(&config).history, config.history);
+    // What does not keep history does not after it was printed either.
+    let printed: toml::Table = config.to_toml().parse().unwrap();
+    assert!(printed["namespaces"]["live"].get("history").is_none());
+    assert_eq!(printed["namespaces"]["cursor"]["history"]["ttl"].as_str(), Some("10m"));
+}
+
+#[test]
+fn history_is_not_for_namespaces_without_a_name() {
+    let text = "history is kept by namespaces that are declared, since each is kept apart (on NATS in a stream of its \
+                own); give it to them: [namespaces.NAME] history = { size = 1000, ttl = \"10m\" }";
+    assert_eq!(
+        problems("[namespace_defaults]\nhistory = { size = 1 }", &[]),
+        [format!("namespace_defaults.history (file fanfare.toml): {text}")]
+    );
+    assert_eq!(
+        problems("[namespaces.project]\nhistory = 5", &[]),
+        ["namespaces.project.history (file fanfare.toml): must be a table; its keys are size, ttl"]
+    );
+}
+
+#[test]
+fn how_streams_are_kept_is_for_nats() {
+    let history = "[history]\nstorage = \"memory\"\nreplicas = 1\nmanage_streams = false\nmax_bytes = \"2GiB\"\ndedupe_window = \"1m\"";
+    assert_eq!(
+        problems(&production(history), &[]),
+        [
+            "history.storage = \"memory\": streams in memory need history.replicas = 3 or more, not 1: else the restart of one server is the end of all history"
+        ]
+    );
+    let config = load(&production(&history.replace("= 1", "= 3")), &[]).unwrap();
+    assert_eq!(config.warnings, [""; 0]);
+    assert_eq!(
+        config.history,
+        HistoryOptions {
+            namespaces: Default::default(),
+            manage_streams: false,
+            storage: fanfare_broker::Storage::Memory,
+            replicas: 3,
+            max_bytes: Some(2 << 30),
+            dedupe_window: Duration::from_secs(60),
+        }
+    );
+    let elsewhere = load(history, &[("FANFARE_BROKER", "redis://user:hidden@redis")]).unwrap();
+    let warning = |key: &str| format!("history.{key}: is only for NATS, and does nothing; broker is redis://***@redis");
+    assert_eq!(elsewhere.warnings, ["manage_streams", "storage", "replicas", "max_bytes"].map(warning));
 }

@@ -40,6 +40,7 @@ pub(super) fn parse_duration(text: &str) -> Option<Duration> {
 /// Writes a size the way that it is read.
 pub(super) fn show_size(bytes: u64) -> String {
     match bytes {
+        _ if bytes >= 1 << 30 && bytes.is_multiple_of(1 << 30) => format!("{}GiB", bytes >> 30),
         _ if bytes >= 1 << 20 && bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
         _ if bytes >= 1 << 10 && bytes.is_multiple_of(1 << 10) => format!("{}KiB", bytes >> 10),
         _ => format!("{bytes}B"),
@@ -79,7 +80,7 @@ mod tests {
         for text in ["", "KiB", "-1", "1.5MiB", "1 banana", "99999999999GiB", "+1"] {
             assert_eq!(parse_size(text), None, "{text}");
         }
-        for bytes in [0, 1, 1_023, 1_024, 65_536, 1 << 20, 1_500_000] {
+        for bytes in [0, 1, 1_023, 1_024, 65_536, 1 << 20, 1_500_000, 5 << 30] {
             assert_eq!(parse_size(&show_size(bytes)), Some(bytes));
         }
     }

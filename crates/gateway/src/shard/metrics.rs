@@ -86,7 +86,8 @@ impl ShardMetrics {
             ClientMessage::Pong => "pong",
             ClientMessage::Command(command) => match command.kind {
                 CommandKind::Connect { .. } => "connect",
-                CommandKind::Subscribe { .. } | CommandKind::SubscribeMany { .. } => "subscribe",
+                CommandKind::Subscribe(_) | CommandKind::SubscribeMany { .. } => "subscribe",
+                CommandKind::History(_) => "history",
                 CommandKind::Unsubscribe { .. } | CommandKind::UnsubscribeMany { .. } => "unsubscribe",
                 CommandKind::Publish(_) => "publish",
                 CommandKind::Refresh { .. } => "refresh",

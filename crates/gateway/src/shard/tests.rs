@@ -1,7 +1,7 @@
 //! What has to hold between the parts of a shard.
 
 use fanfare_protocol::{Dialect, ErrorBody, ErrorCode, Tenant, Topic};
-use fanfare_session::{Access, Namespace, NamespaceTable};
+use fanfare_session::{Access, Asked, Namespace, NamespaceTable, Start};
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
 use super::*;
@@ -38,6 +38,7 @@ impl Bench {
             max_pending_commands: 100,
             max_malformed: 100,
             max_publication_bytes: 1 << 20,
+            max_history: 100,
         };
         let shard = Shard::new(ShardContext {
             id: ShardId(0),
@@ -62,8 +63,10 @@ impl Bench {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        let handshake =
-            Handshake { token: None, channels: channels.iter().map(|channel| (*channel).to_owned()).collect() };
+        let handshake = Handshake {
+            token: None,
+            channels: channels.iter().map(|name| Asked { name: (*name).to_owned(), start: Start::default() }).collect(),
+        };
         let variant = Variant::new(Dialect::Json, false);
         self.shard.adopt(Adopted { stream, unread: Vec::new(), variant, handshake });
         let slots: Vec<_> = channels.iter().map(|_| self.subscribe_request()).collect();

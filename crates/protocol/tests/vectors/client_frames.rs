@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use fanfare_protocol::{ClientMessage, Command, CommandKind, DecodeError, json, msgpack};
+use fanfare_protocol::{
+    Asked, ClientMessage, Command, CommandKind, DecodeError, HistoryCommand, HistoryRange, json, msgpack,
+};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{Differences, pack, read, unhex, unpack};
 
@@ -51,7 +53,7 @@ fn every_kind_of_command_has_a_frame() {
         .flat_map(|frame| &frame.decoded)
         .filter_map(|one| one["command"]["type"].as_str().or(one.as_str()))
         .collect();
-    let all = ["connect", "subscribe", "unsubscribe", "publish", "refresh", "ping", "pong"];
+    let all = ["connect", "subscribe", "unsubscribe", "publish", "history", "refresh", "ping", "pong"];
     assert_eq!(seen, BTreeSet::from(all));
 }
 
@@ -69,8 +71,18 @@ fn describe(decoded: Result<ClientMessage, DecodeError>) -> Value {
 fn describe_command(Command { id, kind }: Command) -> Value {
     let (name, fields) = match kind {
         CommandKind::Connect { token } => ("connect", json!({ "token": token })),
-        CommandKind::Subscribe { channel } => ("subscribe", json!({ "channel": channel })),
-        CommandKind::SubscribeMany { channels } => ("subscribe", json!({ "channels": channels })),
+        CommandKind::Subscribe(asked) => ("subscribe", describe_asked(asked)),
+        CommandKind::SubscribeMany { channels } => {
+            ("subscribe", json!({ "channels": channels.into_iter().map(describe_entry).collect::<Vec<_>>() }))
+        }
+        CommandKind::History(history) => {
+            let (since, before) = match history.range {
+                HistoryRange::Since(position) => (Some(position), None),
+                HistoryRange::Before(position) => (None, position),
+            };
+            let HistoryCommand { channel, limit, .. } = *history;
+            ("history", json!({ "channel": channel, "since": since, "before": before, "limit": limit }))
+        }
         CommandKind::Unsubscribe { channel } => ("unsubscribe", json!({ "channel": channel })),
         CommandKind::UnsubscribeMany { channels } => ("unsubscribe", json!({ "channels": channels })),
         CommandKind::Refresh { token } => ("refresh", json!({ "token": token })),
@@ -85,8 +97,25 @@ fn describe_command(Command { id, kind }: Command) -> Value {
             }),
         ),
     };
-    let Value::Object(fields) = fields else { unreachable!("every kind is described by an object") };
-    let mut all = Map::from_iter([("id".to_owned(), json!(id)), ("type".to_owned(), json!(name))]);
-    all.extend(fields.into_iter().filter(|(_, value)| !value.is_null()));
-    all.into()
+    let mut all = json!({ "id": id, "type": name });
+    let (Value::Object(all_fields), Value::Object(fields)) = (&mut all, without_nulls(fields)) else { unreachable!() };
+    all_fields.extend(fields);
+    all
+}
+
+/// With `latest` as the `rewind` that it is.
+fn describe_asked(Asked { name, start }: Asked) -> Value {
+    let rewind = (start.rewind > 0).then_some(start.rewind);
+    json!({ "channel": name, "since": start.since, "rewind": rewind })
+}
+
+/// An entry of a list that asks for nothing of the past is its name alone.
+fn describe_entry(asked: Asked) -> Value {
+    if asked.start.is_live() { asked.name.into() } else { without_nulls(describe_asked(asked)) }
+}
+
+fn without_nulls(value: Value) -> Value {
+    let Value::Object(mut fields) = value else { unreachable!("every kind is described by an object") };
+    fields.retain(|_, value| !value.is_null());
+    fields.into()
 }

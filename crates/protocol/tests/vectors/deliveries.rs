@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use fanfare_protocol::{Body, Delivery, limits};
+use fanfare_protocol::{Body, Delivery, Position, limits};
 use serde::Deserialize;
 
 use crate::{Differences, pack, read, unhex, unpack};
@@ -33,13 +33,6 @@ struct Delivered {
     position: Option<Position>,
     json: String,
     msgpack: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Position {
-    offset: u64,
-    epoch: String,
 }
 
 #[derive(Deserialize)]
@@ -84,7 +77,7 @@ fn every_publication_is_delivered_byte_for_byte() {
         let name = delivered.published.name.clone();
         let body = delivered.published.into_body();
         let envelope = body.envelope(limits::PUBLICATION_BYTES).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let position = delivered.position.as_ref().map(|at| (at.offset, at.epoch.as_str()));
+        let position = delivered.position.as_ref();
         let delivery =
             Delivery { envelope: &envelope, channel: &delivered.channel, timestamp: delivered.timestamp, position };
         let mut json = Vec::new();

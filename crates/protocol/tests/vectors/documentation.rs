@@ -136,6 +136,8 @@ fn every_limit_is_listed_with_its_value() {
         ("ERROR_MESSAGE_BYTES", limits::ERROR_MESSAGE_BYTES as u64),
         ("MSGPACK_DEPTH", limits::MSGPACK_DEPTH as u64),
         ("HANDSHAKE_CHANNELS", limits::HANDSHAKE_CHANNELS as u64),
+        ("HISTORY_PUBLICATIONS", limits::HISTORY_PUBLICATIONS.into()),
+        ("RECOVERY_PUBLICATIONS", limits::RECOVERY_PUBLICATIONS as u64),
     ];
     assert_eq!(documented, limits.map(|(name, value)| (name.to_owned(), value)).into());
 

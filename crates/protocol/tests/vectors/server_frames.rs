@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use fanfare_protocol::{
-    CloseCode, Connected, ErrorBody, ErrorCode, Push, Reply, ServerMessage, Subscribed, SubscriptionOutcome, json,
-    msgpack,
+    CloseCode, Connected, Delivery, Envelope, EnvelopeHeaders, Epoch, ErrorBody, ErrorCode, HistoryReply, Missed,
+    Position, Push, RecordedJson, Reply, ServerMessage, Subscribed, SubscriptionOutcome, json, limits, msgpack,
 };
 use serde::Deserialize;
 
@@ -94,18 +94,57 @@ fn messages() -> BTreeMap<String, ServerMessage> {
     messages
 }
 
-fn replies() -> [(&'static str, u64, Reply); 8] {
-    let anonymous = Connected { user: None, tenant: "default".to_owned(), expires_in_ms: None, ..connected() };
-    let subscribed = |channel: &str| Reply::Subscribed(Subscribed { channel: channel.to_owned() });
+fn replies() -> Vec<(&'static str, u64, Reply)> {
+    let anonymous = Connected {
+        user: None,
+        tenant: "default".to_owned(),
+        expires_in_ms: None,
+        features: Vec::new(),
+        ..connected()
+    };
+    let subscribed =
+        |channel: &str| Reply::Subscribed(Subscribed { channel: channel.to_owned(), ..Subscribed::default() });
     let subscriptions = vec![
         SubscriptionOutcome { channel: "project:clx123".to_owned(), error: None },
         SubscriptionOutcome { channel: "user:alice".to_owned(), error: Some(forbidden_channel()) },
     ];
-    [
+    let history = |more, recovered| {
+        Reply::History(HistoryReply { publications: publications(), position: at(43), more, recovered })
+    };
+    vec![
         ("reply-connected", 1, Reply::Connected(connected())),
         ("reply-connected-anonymous", 1, Reply::Connected(anonymous)),
         ("reply-subscribed", 2, subscribed("project:clx123")),
         ("reply-subscribed-pattern", 3, subscribed("project:*")),
+        (
+            "reply-subscribed-with-position",
+            2,
+            Reply::Subscribed(Subscribed { position: Some(at(43)), ..subscription() }),
+        ),
+        ("reply-subscribed-recovered", 2, Reply::Subscribed(recovered())),
+        (
+            "reply-subscribed-nothing-missed",
+            2,
+            Reply::Subscribed(Subscribed { position: Some(at(41)), publications: Some(Vec::new()), ..recovered() }),
+        ),
+        (
+            "reply-subscribed-not-recovered",
+            2,
+            Reply::Subscribed(Subscribed { recovered: Some(false), publications: Some(Vec::new()), ..recovered() }),
+        ),
+        (
+            "reply-subscribed-latest",
+            2,
+            Reply::Subscribed(Subscribed {
+                recovered: None,
+                publications: Some(publications().split_off(1)),
+                ..recovered()
+            }),
+        ),
+        ("reply-published", 7, Reply::Published { position: None }),
+        ("reply-published-with-position", 7, Reply::Published { position: Some(at(44)) }),
+        ("reply-history", 10, history(true, None)),
+        ("reply-history-since", 10, history(false, Some(true))),
         ("reply-subscribed-many", 4, Reply::SubscribedMany { subscriptions }),
         ("reply-done", 5, Reply::Done {}),
         ("reply-refreshed", 12, Reply::Refreshed { expires_in_ms: Some(3_600_000) }),
@@ -113,17 +152,21 @@ fn replies() -> [(&'static str, u64, Reply); 8] {
     ]
 }
 
-fn pushes() -> [(&'static str, Push); 10] {
+fn pushes() -> Vec<(&'static str, Push)> {
     let channel = || "project:clx123".to_owned();
     let narrowed = ErrorBody::new(ErrorCode::Forbidden, "the new token does not allow it");
     let not_json = "the frame is no JSON object: expected value at line 1 column 1";
-    [
+    let missed = Missed { from: at(41), to: at(97) };
+    vec![
         ("push-connected", Push::Connected(connected())),
         ("push-ping", Push::Ping {}),
         ("push-token-expiring", Push::TokenExpiring { expires_in_ms: 30_000 }),
-        ("push-subscribed", Push::Subscribed(Subscribed { channel: channel() })),
+        ("push-subscribed", Push::Subscribed(Subscribed { channel: channel(), ..Subscribed::default() })),
         ("push-unsubscribed", Push::Unsubscribed { channel: channel(), error: narrowed }),
-        ("push-gap", Push::Gap { channel: channel(), reason: "broker_interrupted" }),
+        ("push-gap", Push::Gap { channel: channel(), reason: "broker_interrupted", missed: None }),
+        ("push-subscribed-recovered", Push::Subscribed(recovered())),
+        ("push-gap-with-positions", Push::Gap { channel: channel(), reason: "not_retained", missed: Some(missed) }),
+        ("push-gap-conflated", Push::Gap { channel: "price:btc".to_owned(), reason: "conflated", missed: None }),
         ("push-draining", Push::Draining { reconnect_after_ms: 1_500 }),
         ("push-error", Push::Error { channel: None, error: ErrorBody::new(ErrorCode::BadRequest, not_json) }),
         ("push-error-of-a-channel", Push::Error { channel: Some("user:alice".to_owned()), error: forbidden_channel() }),
@@ -135,12 +178,42 @@ fn connected() -> Connected {
     Connected {
         session: "5f1d7a84c0e94b6fa2d3e81b9c470516".to_owned(),
         protocol: fanfare_protocol::PROTOCOL_VERSION,
-        features: Vec::new(),
+        features: vec!["history"],
         user: Some("alice".to_owned()),
         tenant: "acme".to_owned(),
         expires_in_ms: Some(3_600_000),
         ping_interval_ms: 25_000,
     }
+}
+
+fn at(offset: u64) -> Position {
+    Position { offset, epoch: Epoch::parse("b7f2").unwrap() }
+}
+
+fn subscription() -> Subscribed {
+    Subscribed { channel: "project:clx123".to_owned(), ..Subscribed::default() }
+}
+
+/// Everything behind offset 41.
+fn recovered() -> Subscribed {
+    Subscribed { position: Some(at(43)), recovered: Some(true), publications: Some(publications()), ..subscription() }
+}
+
+/// Two publications, as their deliveries are written.
+fn publications() -> Vec<RecordedJson> {
+    let publication = |offset: u64, amount: u64| {
+        let body = format!(
+            r#"{{"event":"project:funded","data":{{"projectId":"clx123","currentAmount":{amount}}},"timestamp":{}}}"#,
+            1_696_867_200_000 + offset
+        );
+        let envelope = Envelope::parse(body.as_bytes(), EnvelopeHeaders::default(), limits::PUBLICATION_BYTES).unwrap();
+        let timestamp = envelope.timestamp.unwrap();
+        let mut json = Vec::new();
+        Delivery { envelope: &envelope, channel: "project:clx123", timestamp, position: Some(&at(offset)) }
+            .write_json(&mut json);
+        RecordedJson::new(String::from_utf8(json).unwrap()).unwrap()
+    };
+    vec![publication(42, 75_000), publication(43, 76_000)]
 }
 
 fn forbidden_channel() -> ErrorBody {
@@ -155,7 +228,7 @@ fn error(code: ErrorCode) -> ErrorBody {
         ErrorCode::RateLimit => "1000 commands wait for their reply; wait for one of them",
         ErrorCode::LimitExceeded => "the session has 1000 subscriptions; more are not allowed",
         ErrorCode::BadRequest => {
-            "type \"presence\" is not known; allowed are connect, subscribe, unsubscribe, publish, refresh, ping, pong"
+            "type \"presence\" is not known; allowed are connect, subscribe, unsubscribe, publish, history, refresh, ping, pong"
         }
         ErrorCode::NotFound => "/wss is not here; WebSocket clients connect at /ws",
         ErrorCode::Unavailable => "the subscription was not made: nats is not connected; nothing was sent",
@@ -175,6 +248,8 @@ fn reply_name(reply: &Reply) -> &'static str {
         Reply::Done {} => "reply-done",
         Reply::Connected(_) => "reply-connected",
         Reply::Subscribed(_) | Reply::SubscribedMany { .. } => "reply-subscribed",
+        Reply::Published { .. } => "reply-published",
+        Reply::History(_) => "reply-history",
         Reply::Refreshed { .. } => "reply-refreshed",
     }
 }
