@@ -35,13 +35,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use connect::connect;
 
-use self::{
-    connection::encode,
-    masters::Masters,
-    subscriber::Request,
-    table::Wanted,
-    topology::slot_of,
-};
+use self::{connection::encode, masters::Masters, subscriber::Request, table::Wanted, topology::slot_of};
 use crate::{Broker, BrokerError, Interest, InterestId, Publish, Published};
 
 const NAME: &str = "redis-cluster";
@@ -74,6 +68,7 @@ impl Broker for RedisCluster {
         let name = self.names.publish(&publish.tenant, &publish.channel);
         let mut command = BytesMut::with_capacity(name.len() + bytes + 64);
         encode(&mut command, &[&b"SPUBLISH"[..], name.as_bytes(), &publish.body]);
+        self.masters.handed_over().await;
         self.masters.call(slot_of(&name), command.freeze()).await?;
         Ok(Published::default())
     }

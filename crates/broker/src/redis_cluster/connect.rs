@@ -48,8 +48,7 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
     let names = RedisChannels::new(&options.prefix)
         .map_err(|error| configuration("prefix", options.prefix.clone(), &error.to_string()))?;
     let connector = Arc::new(connector(options, &servers)?);
-    let masters =
-        Masters::new(connector, servers.servers.clone(), options.request_timeout, Arc::default());
+    let masters = Masters::new(connector, servers.servers.clone(), options.request_timeout, Arc::default());
     let deadline = Instant::now() + options.connect_timeout;
     find(&masters, &servers, deadline).await?;
 

@@ -192,7 +192,10 @@ pub(super) fn text_of(frame: &BytesFrame) -> Option<&str> {
 /// Secrets are left out.
 impl std::fmt::Debug for Connector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connector").field("tls", &self.is_tls()).field("client_name", &self.client_name).finish_non_exhaustive()
+        f.debug_struct("Connector")
+            .field("tls", &self.is_tls())
+            .field("client_name", &self.client_name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -214,7 +217,12 @@ mod tests {
 
     #[tokio::test]
     async fn frames_come_out_of_any_pieces() {
-        let mut frames = frames(&[b">3\r\n$8\r\nsme", b"ssage\r\n$1\r\na\r\n$3\r\n\r\n", b"\xff\r\n-MOVED 1 a:1\r", b"\n=7\r\ntxt:a=b\r\n"]);
+        let mut frames = frames(&[
+            b">3\r\n$8\r\nsme",
+            b"ssage\r\n$1\r\na\r\n$3\r\n\r\n",
+            b"\xff\r\n-MOVED 1 a:1\r",
+            b"\n=7\r\ntxt:a=b\r\n",
+        ]);
         let BytesFrame::Push { data, .. } = frames.next().await.unwrap() else { panic!() };
         assert_eq!(text_of(&data[0]), Some("smessage"));
         assert_eq!((bytes_of(&data[2]).unwrap().as_ref(), text_of(&data[2])), (&b"\r\n\xff"[..], None));
@@ -225,7 +233,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_frame_is_an_error() {
-        assert_eq!(frames(&[b"HTTP/1.1 400 Bad Request\r\n"]).next().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(
+            frames(&[b"HTTP/1.1 400 Bad Request\r\n"]).next().await.unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
     }
 
     #[test]

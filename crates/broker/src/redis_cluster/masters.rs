@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use redis_protocol::resp3::types::BytesFrame;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -45,6 +45,10 @@ const ASK_ONCE: Duration = Duration::from_secs(1);
 /// Between two attempts of a call that the cluster could not serve at the moment.
 const AGAIN: Duration = Duration::from_millis(20);
 
+/// How long publishing waits after the owner of any slot has changed. What a node took that is a replica by now goes to the
+/// new owner from there, and would be overtaken.
+const HANDOVER: Duration = Duration::from_millis(50);
+
 /// What is loaded into each master before it is used.
 pub(super) type Preparation = Arc<[Bytes]>;
 
@@ -54,6 +58,8 @@ pub(super) struct Masters {
     seeds: Vec<Server>,
     request_timeout: Duration,
     topology: watch::Sender<Arc<Topology>>,
+    /// When the owner of any slot changed last.
+    changed: Mutex<Option<Instant>>,
     views: Mutex<HashMap<Server, (Instant, View)>>,
     callers: Mutex<HashMap<Server, Arc<Caller>>>,
     /// Counts who wants the masters to be looked at now.
@@ -77,6 +83,7 @@ impl Masters {
             seeds,
             request_timeout,
             topology: watch::Sender::new(Arc::new(Topology::merge(&[]))),
+            changed: Mutex::default(),
             views: Mutex::default(),
             callers: Mutex::default(),
             looks: watch::Sender::new(0),
@@ -164,7 +171,12 @@ impl Masters {
         self.topology.send_if_modified(|current| {
             let changed = **current != topology;
             if changed {
-                tracing::info!(masters = topology.masters().len(), whole = topology.is_whole(), "the Redis Cluster has changed");
+                *self.changed.lock().expect(UNPOISONED) = Some(now);
+                tracing::info!(
+                    masters = topology.masters().len(),
+                    whole = topology.is_whole(),
+                    "the Redis Cluster has changed"
+                );
                 *current = Arc::new(topology);
             }
             changed
@@ -188,7 +200,8 @@ impl Masters {
                 for server in current.masters() {
                     keepers.entry(server.clone()).or_insert_with(|| self.start_keeper(server.clone()));
                 }
-                if timeout(TICK, topology.changed()).await.is_err() && self.callers.lock().expect(UNPOISONED).is_empty() {
+                if timeout(TICK, topology.changed()).await.is_err() && self.callers.lock().expect(UNPOISONED).is_empty()
+                {
                     if let Err(error) = self.find().await {
                         tracing::debug!(%error, "no node of the Redis Cluster can be asked");
                     }
@@ -273,6 +286,14 @@ impl Masters {
         let answer = timeout(self.request_timeout, caller.call(command, false)).await;
         let answer = answer.map_err(|_| ConnectionError::Timeout(self.request_timeout))?;
         answer.map_err(|_| std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into())
+    }
+
+    /// Returns when what was published before the owner of a slot changed has come to the new one, as far as can be told.
+    pub(super) async fn handed_over(&self) {
+        let changed = *self.changed.lock().expect(UNPOISONED);
+        if let Some(changed) = changed {
+            sleep_until(changed + HANDOVER).await;
+        }
     }
 
     fn caller(&self, server: &Server) -> Option<Arc<Caller>> {

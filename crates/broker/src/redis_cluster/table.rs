@@ -136,7 +136,10 @@ impl Table {
 
     /// Gives names that wait a place, where `owner` names a connection to the owner of their slot, and says which, by
     /// connection and slot: one command can name channels of one slot only.
-    pub(super) fn place(&mut self, owner: impl Fn(u16) -> Option<LinkId>) -> HashMap<LinkId, HashMap<u16, Vec<Arc<str>>>> {
+    pub(super) fn place(
+        &mut self,
+        owner: impl Fn(u16) -> Option<LinkId>,
+    ) -> HashMap<LinkId, HashMap<u16, Vec<Arc<str>>>> {
         let mut placed: HashMap<LinkId, HashMap<u16, Vec<Arc<str>>>> = HashMap::new();
         let names = &mut self.names;
         self.unplaced.retain(|name| {
@@ -343,4 +346,3 @@ impl Table {
         }
     }
 }
-

@@ -82,7 +82,11 @@ impl Node {
             myself: has("myself"),
             master: has("master"),
             epoch: epoch.parse().ok()?,
-            slots: slots.iter().filter(|range| !range.starts_with('[')).map(|range| parse_range(range)).collect::<Option<_>>()?,
+            slots: slots
+                .iter()
+                .filter(|range| !(range.is_empty() || range.starts_with('[')))
+                .map(|range| parse_range(range))
+                .collect::<Option<_>>()?,
         })
     }
 
@@ -221,7 +225,9 @@ mod tests {
         assert_eq!(topology.others().iter().map(Server::to_string).collect::<Vec<_>>(), ["127.0.0.1:30004"]);
         assert!(!topology.is_whole() && topology.owner(1).is_none());
         assert_eq!(View::parse(text, &asked(), true).unwrap().nodes[0].address.as_ref().unwrap().host, "host.example");
-        for bad in ["", "OK", "07c3 127.0.0.1:30004@31004 master - 0 0 1 connected 0-99999", "a b:1@2 myself,master - 0 0 x c"] {
+        for bad in
+            ["", "OK", "07c3 127.0.0.1:30004@31004 master - 0 0 1 connected 0-99999", "a b:1@2 myself,master - 0 0 x c"]
+        {
             assert_eq!(View::parse(bad, &asked(), false), None, "{bad}");
         }
     }
