@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build test lint docs conformance fuzz bench servers help
+.PHONY: run build test lint docs conformance chaos fuzz bench servers help
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
@@ -28,6 +28,10 @@ docs: ## The API documentation, without warnings
 
 conformance: ## The whole Autobahn suite against our framing
 	tests/autobahn/run.sh all
+
+chaos: servers ## Nodes and brokers that fail for a minute each, and a reconnect storm of 10,000; shorter runs are among the tests
+	FANFARE_CHAOS_SECONDS=$(or $(CHAOS_SECONDS),60) FANFARE_STORM_CLIENTS=$(or $(STORM_CLIENTS),10000) \
+		cargo test --locked -p fanfare-gateway --test e2e -- --nocapture --test-threads 1 recovery::chaos recovery::storm
 
 fuzz: ## A minute for each fuzz target
 	fuzz/run.sh 60

@@ -17,11 +17,17 @@ mod msgpack;
 mod node;
 mod publication;
 mod raw;
+mod recovery;
 mod slow_consumer;
 mod token;
 
 use std::time::Duration;
 
+use tokio::sync::Mutex;
+
 /// How long a test waits for what has to happen. Long, because the machine may be busy with a build; what is promised
 /// within a time is measured against that time.
 const SOON: Duration = Duration::from_secs(20);
+
+/// The machine is one at a time's, of those tests that measure it or need much of it.
+static MACHINE: Mutex<()> = Mutex::const_new(());

@@ -1,9 +1,10 @@
-//! MessagePack as a client of others reads it: every message as the JSON that it stands for.
+//! MessagePack as a client of others reads and writes it: every message as the JSON that it stands for.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rmp::{
     Marker,
     decode::{self, RmpRead as _},
+    encode,
 };
 use serde_json::{Map, Value, json};
 
@@ -12,6 +13,36 @@ pub(crate) fn decode(mut bytes: &[u8]) -> Value {
     let value = read(&mut bytes);
     assert!(bytes.is_empty(), "{} bytes are left behind {value}", bytes.len());
     value
+}
+
+/// Writes one message. Numbers are integers.
+pub(crate) fn encode(value: &Value) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write(&mut bytes, value);
+    bytes
+}
+
+fn write(out: &mut Vec<u8>, value: &Value) {
+    const INTO_MEMORY: &str = "memory takes it";
+    match value {
+        Value::Null => encode::write_nil(out).expect(INTO_MEMORY),
+        Value::Bool(value) => encode::write_bool(out, *value).expect(INTO_MEMORY),
+        Value::Number(number) => {
+            encode::write_uint(out, number.as_u64().expect("an unsigned integer")).expect(INTO_MEMORY);
+        }
+        Value::String(text) => encode::write_str(out, text).expect(INTO_MEMORY),
+        Value::Array(values) => {
+            encode::write_array_len(out, values.len() as u32).expect(INTO_MEMORY);
+            values.iter().for_each(|value| write(out, value));
+        }
+        Value::Object(fields) => {
+            encode::write_map_len(out, fields.len() as u32).expect(INTO_MEMORY);
+            for (name, value) in fields {
+                encode::write_str(out, name).expect(INTO_MEMORY);
+                write(out, value);
+            }
+        }
+    }
 }
 
 fn read(bytes: &mut &[u8]) -> Value {

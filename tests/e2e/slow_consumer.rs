@@ -11,14 +11,13 @@ use futures_util::{StreamExt as _, future::join_all, stream};
 use serde_json::json;
 use tokio::{
     net::TcpStream,
-    sync::Mutex,
     task::JoinSet,
     time::{Interval, MissedTickBehavior, interval},
 };
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 
 use crate::{
-    SOON,
+    MACHINE, SOON,
     broker::Broker,
     client::{Client, Received},
     handshake::TokenPlace,
@@ -46,9 +45,6 @@ const MOST_EVENTS: usize = 100;
 /// of the rounds: a burst of somebody else's work hits one phase of one round.
 const ROUNDS: usize = 11;
 const READERS: usize = 1_000;
-
-/// The machine is one at a time's.
-static MACHINE: Mutex<()> = Mutex::const_new(());
 
 /// One latency, of one event at one reader.
 struct Sample {

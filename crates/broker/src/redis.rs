@@ -3,6 +3,9 @@
 //! One connection publishes and one subscribes, so that a server that ends a subscriber because it reads too slowly does
 //! not keep the node from publishing. The library's own reconnecting is not used, see `session`.
 //!
+//! What keeps history is published by a function library, see `fanfare_v1.lua`, which this adapter loads, and which publishes on
+//! channels of its own, `{prefix}:live:{…}`. Nodes listen to those and to the plain ones, where anybody publishes past the history.
+//!
 //! Channels are subscribed to with SUBSCRIBE; the patterns of a namespace share one PSUBSCRIBE to all of it, and the node
 //! filters. What comes by a channel and by a pattern comes twice, once by each interest.
 //!
@@ -14,11 +17,14 @@
 //!
 //! A node needs `+hello +ping +publish +subscribe +unsubscribe +psubscribe +punsubscribe +client|info +client|setname
 //! +client|id` in its ACL, and the channels `&{prefix}:pub:*`. Redis compares a pattern with those literally: who wants
-//! patterns needs `&*`, or `&{prefix}:pub:{tenant}:{namespace}:*` for each namespace. With sentinels it needs `+role` too.
+//! patterns needs `&*`, or `&{prefix}:pub:{tenant}:{namespace}:*` for each namespace. With sentinels it needs `+role` too. What it
+//! needs for history stands in docs/subjects.md.
 
 mod connect;
-#[allow(dead_code)]
 pub(crate) mod functions;
+mod library;
+mod recorder;
+mod replicas;
 mod sentinels;
 mod session;
 mod subscriber;
@@ -27,7 +33,7 @@ mod table;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use fanfare_protocol::RedisChannels;
+use fanfare_protocol::{Channel, RedisChannels, Tenant};
 use fred::{interfaces::PubsubInterface as _, types::Value};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -35,10 +41,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use connect::connect;
 
 use self::{
+    recorder::Recorder,
     session::{Session, answer},
     subscriber::{Subscriptions, UNPOISONED},
 };
-use crate::{Broker, BrokerError, Interest, InterestId, Publish, Published};
+use crate::{Broker, BrokerError, HistoryPage, HistoryRead, Interest, InterestId, Publish, Published, Standing};
 
 /// The function library `fanfare_v1`, which keeps history; ready for `FUNCTION LOAD REPLACE`. Nodes load it themselves where
 /// they may.
@@ -52,6 +59,7 @@ const MAX_BODY_BYTES: usize = 512 * 1024 * 1024;
 #[derive(Debug)]
 struct Redis {
     names: RedisChannels,
+    recorder: Arc<Recorder>,
     subscriptions: Arc<Subscriptions>,
     /// None while there is no connection.
     publisher: watch::Receiver<Option<Arc<Session>>>,
@@ -72,6 +80,10 @@ impl Broker for Redis {
             return Err(BrokerError::TooLarge { broker: NAME, bytes, limit: MAX_BODY_BYTES });
         }
         let session = alive(&self.publisher.borrow())?;
+        if let Some(retention) = self.recorder.options.retention(&publish.channel) {
+            let position = self.recorder.publish(&session, &publish, retention).await?;
+            return Ok(Published { position: Some(position) });
+        }
         let name = self.names.publish(&publish.tenant, &publish.channel);
         let call = session.client.publish::<Value, _, _>(name, Value::Bytes(publish.body));
         answer(&session, self.request_timeout, call).await?;
@@ -113,6 +125,16 @@ impl Broker for Redis {
         if let Ok(session) = session {
             self.end_leftover(&session).await;
         }
+    }
+
+    async fn history(&self, read: HistoryRead) -> Result<HistoryPage, BrokerError> {
+        let session = alive(&self.publisher.borrow())?;
+        self.recorder.history(&session, &read).await
+    }
+
+    async fn positions(&self, channels: &[(Tenant, Channel)]) -> Result<Vec<Standing>, BrokerError> {
+        let session = alive(&self.publisher.borrow())?;
+        self.recorder.positions(&session, channels).await
     }
 
     async fn close(&self) {

@@ -5,6 +5,7 @@ pub mod cli;
 mod clock;
 pub mod config;
 mod encoding;
+mod history;
 mod hub;
 mod internal;
 mod limits;
@@ -15,7 +16,6 @@ mod public;
 mod publishing;
 mod readiness;
 mod shard;
-#[allow(dead_code, reason = "the edge follows")]
 mod sse;
 pub mod telemetry;
 pub mod websocket;

@@ -20,8 +20,22 @@ pub(crate) const INTERESTS_PER_CALL: usize = 1_024;
 pub(crate) const PATTERNS_PER_NAMESPACE: usize = 256;
 /// Calls at the broker for interests at one time.
 pub(crate) const INTEREST_CALLS: usize = 4;
+/// Keys of publications that wait for one connection which gets only the newest of each.
+pub(crate) const CONFLATED_KEYS: usize = 4_096;
+/// Bytes of publications that wait for one connection which gets only the newest per key.
+pub(crate) const CONFLATED_BYTES: usize = 1024 * 1024;
+/// Pages that a connection which catches up is given before others get their turn.
+pub(crate) const PAGES_PER_TURN: usize = 8;
+/// Channels that one call asks the broker about.
+pub(crate) const POSITIONS_PER_CALL: usize = 256;
+/// Calls that ask the broker where channels stand, at one time.
+pub(crate) const POSITION_CALLS: usize = 4;
+/// How long publications of channels with history stay in memory.
+pub(crate) const RING_AGE: Duration = Duration::from_secs(60);
 /// Publishes of clients that wait for the broker, of all shards.
 pub(crate) const CLIENT_PUBLISHES: usize = 8_192;
+/// Reads of history for clients that wait, of all shards.
+pub(crate) const CLIENT_READS: usize = 4_096;
 /// Publishes of clients that the broker is working on at one time.
 pub(crate) const CLIENT_PUBLISHES_IN_FLIGHT: usize = 1_024;
 /// Messages that a shard takes from its inbox for one tick.
@@ -49,3 +63,13 @@ pub(crate) const TIMER_TICK: Duration = Duration::from_millis(50);
 pub(crate) const SHARD_INBOX_BYTES: usize = 16 * 1024 * 1024;
 /// How often the hub looks again at a shard whose inbox was full.
 pub(crate) const SHARD_RETRY: Duration = Duration::from_millis(1);
+/// Streams on one HTTP/2 socket at one time.
+pub(crate) const HTTP2_STREAMS: u32 = 100;
+/// Bytes of a request's headers over HTTP/2.
+pub(crate) const HTTP2_HEADER_BYTES: u32 = 32 * 1024;
+/// Bytes that a client may send before we have read: nothing of a request's body is of interest.
+pub(crate) const HTTP2_WINDOW_BYTES: u32 = 65_535;
+/// Bytes of one HTTP/2 stream that have left its outbox and not the socket.
+pub(crate) const HTTP2_SEND_BYTES: usize = 32 * 1024;
+/// Bytes that a stream over HTTP/2 takes from its outbox at once.
+pub(crate) const HTTP2_CHUNK_BYTES: usize = 16 * 1024;

@@ -3,17 +3,25 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use fanfare_broker::{Broker, Events};
+use fanfare_session::SessionConfig;
 use futures_util::{
     FutureExt as _,
     future::{BoxFuture, join_all},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{net::TcpListener, runtime::Handle, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    sync::{Semaphore, mpsc},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -21,13 +29,14 @@ use crate::{
     auth::{KeyError, Verifier},
     clock::Clock,
     config::Config,
+    history::{self, HistoryReader},
     hub::{
-        Hub, HubConfig,
+        HistoryConfig, Hub, HubConfig,
         message::{ShardId, ShardMessage},
         shard_inbox,
     },
     internal::{self, InternalState},
-    limits::{CLIENT_PUBLISHES, HUB_INBOX_REQUESTS},
+    limits::{CLIENT_PUBLISHES, CLIENT_READS, HUB_INBOX_REQUESTS},
     listener,
     public::PublicHttp,
     publishing,
@@ -77,6 +86,8 @@ pub struct RunningNode {
     broker: Arc<dyn Broker>,
     readiness: Arc<Readiness>,
     shards: Vec<ShardThread>,
+    /// Sockets for many streams; each has still to write when its last stream has ended.
+    http2_sockets: Arc<AtomicUsize>,
     tasks: TaskTracker,
     /// Ends the acceptor.
     accepting: CancellationToken,
@@ -134,10 +145,14 @@ impl Node {
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let (hub_requests, requests) = mpsc::channel(HUB_INBOX_REQUESTS);
         let (publishes, client_publishes) = mpsc::channel(CLIENT_PUBLISHES);
+        let (reads, client_reads) = mpsc::channel(CLIENT_READS);
+        let reads_at_once = Arc::new(Semaphore::new(self.config.limits.history_reads));
+        let reader = HistoryReader::new(&self.config, self.broker.clone(), reads_at_once.clone());
 
         let counts: Vec<_> = (0..self.config.shards).map(|_| Arc::new(AtomicUsize::new(0))).collect();
-        let http = Arc::new(self.public_http(counts.clone()));
         let session_config = Arc::new(self.config.session_config());
+        let http = Arc::new(self.public_http(session_config.clone(), counts.clone(), accepting.clone()));
+        let http2_sockets = http.http2_sockets.clone();
         let essential = |name: &'static str, ending: &CancellationToken| Essential {
             name,
             ending: ending.clone(),
@@ -156,6 +171,8 @@ impl Node {
                 verifier: self.verifier.clone(),
                 hub: hub_requests.clone(),
                 publishes: publishes.clone(),
+                reads: reads.clone(),
+                recovery_bytes: self.config.limits.recovery_bytes,
                 inbox,
                 main: Handle::current(),
                 tasks: tasks.clone(),
@@ -172,6 +189,7 @@ impl Node {
                 linger: self.config.timeouts.linger,
                 max_topics: self.config.limits.channels,
                 max_publication_bytes: self.config.limits.publication_bytes,
+                history: self.history_config(reads_at_once),
             },
             self.broker.clone(),
             clock,
@@ -185,12 +203,15 @@ impl Node {
             });
         };
         spawn(essential("hub", &running), hub.run(self.events, requests, running.clone()).boxed());
+        let reading = history::run(reader.clone(), client_reads, running.clone());
+        spawn(essential("reads of clients", &running), reading.boxed());
         let publishing = publishing::run(self.broker.clone(), client_publishes, running.clone());
         spawn(essential("publishes of clients", &running), publishing.boxed());
         spawn(essential("acceptor", &accepting), listener::accept(self.public, handles, accepting.clone()).boxed());
         let (verifier, stop) = (self.verifier.clone(), running.clone());
         tasks.spawn(async move { verifier.run(stop).await });
-        let state = InternalState::new(&self.config, self.broker.clone(), readiness.clone(), self.prometheus, clock);
+        let state =
+            InternalState::new(&self.config, self.broker.clone(), reader, readiness.clone(), self.prometheus, clock);
         let api = axum::serve(self.internal, internal::router(state))
             .with_graceful_shutdown(running.clone().cancelled_owned());
         let api = async move {
@@ -206,6 +227,7 @@ impl Node {
             broker: self.broker,
             readiness,
             shards,
+            http2_sockets,
             tasks,
             accepting,
             running,
@@ -213,15 +235,36 @@ impl Node {
         })
     }
 
-    fn public_http(&self, connections: Vec<Arc<AtomicUsize>>) -> PublicHttp {
+    fn history_config(&self, reads: Arc<Semaphore>) -> HistoryConfig {
+        let limits = &self.config.limits;
+        HistoryConfig {
+            namespaces: self.config.history.namespaces.clone(),
+            recovery_publications: limits.recovery_publications,
+            recovery_bytes: limits.recovery_bytes,
+            ring_bytes: limits.ring_bytes,
+            position_check: self.config.timeouts.position_check,
+            reads,
+        }
+    }
+
+    fn public_http(
+        &self,
+        session_config: Arc<SessionConfig>,
+        connections: Vec<Arc<AtomicUsize>>,
+        draining: CancellationToken,
+    ) -> PublicHttp {
         PublicHttp {
-            paths: self.config.paths.ws.clone(),
+            websocket_paths: self.config.paths.ws.clone(),
+            sse_paths: self.config.paths.sse.clone(),
             origins: self.config.origins.clone(),
             cookie: self.config.auth.cookie.clone(),
             compression: self.config.compression,
             handshake_timeout: self.config.timeouts.handshake,
+            session_config,
             max_connections: self.config.limits.connections,
             connections,
+            http2_sockets: Arc::default(),
+            draining,
         }
     }
 }
@@ -270,6 +313,7 @@ impl RunningNode {
     }
 
     fn connections(&self) -> usize {
-        self.shards.iter().map(|shard| shard.handle.connections()).sum()
+        let connections: usize = self.shards.iter().map(|shard| shard.handle.connections()).sum();
+        connections + self.http2_sockets.load(Ordering::Relaxed)
     }
 }

@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfare_broker::{BrokerError, BrokerOptions, mask_url};
-use fanfare_protocol::{Tenant, limits::PUBLICATION_BYTES};
+use fanfare_broker::{BrokerError, BrokerOptions, HistoryOptions, Retention, mask_url};
+use fanfare_protocol::{Channel, Tenant, limits::PUBLICATION_BYTES};
 
 use crate::{
     ConnectError, Publisher, RetryPolicy, limits,
@@ -30,6 +30,7 @@ pub struct Builder {
     attempt: Duration,
     retry: RetryPolicy,
     max_publication_bytes: usize,
+    history: Vec<(String, Retention)>,
 }
 
 impl Builder {
@@ -47,6 +48,7 @@ impl Builder {
             attempt: limits::ATTEMPT,
             retry: RetryPolicy::default(),
             max_publication_bytes: PUBLICATION_BYTES,
+            history: Vec::new(),
         }
     }
 
@@ -129,6 +131,18 @@ impl Builder {
         self
     }
 
+    /// Says that the channels of a namespace keep history, and how much of it, as the nodes are configured
+    /// (`[namespaces.NAME] history = { size = 1000, ttl = "10m" }`). On Redis each publication trims its channel by
+    /// what its publisher says; on NATS the stream decides, which has to be there. What is published there is stored before the call
+    /// returns, is published once however often it is sent, and has a [position](crate::Published::position). Without it
+    /// NATS stores it too, but nobody waits for that; on Redis it is delivered live only. NATS and Redis only: over HTTP the node
+    /// knows. A publisher never makes or changes a stream.
+    #[must_use]
+    pub fn history(mut self, namespace: impl Into<String>, retention: Retention) -> Self {
+        self.history.push((namespace.into(), retention));
+        self
+    }
+
     /// Makes the publisher. `url` is one of
     /// - `nats://host:4222`, `tls://…`, several servers of one cluster with commas between them,
     /// - `redis://host:6379`, `rediss://…`, `redis-sentinel://host:26379,host/SERVICE`, `rediss-sentinel://…`,
@@ -148,12 +162,14 @@ impl Builder {
                 self.refuse("prefix", self.prefix.as_deref(), "a broker's URL")?;
                 self.refuse("credentials", self.credentials.as_ref().map(|_| "a file"), "a NATS URL")?;
                 self.refuse("nkey_seed", self.nkey_seed.as_ref().map(|_| "***"), "a NATS URL")?;
+                self.refuse("history", self.history.first().map(|(name, _)| name.as_str()), "a broker's URL")?;
                 Box::new(HttpTransport::new(&url, self.api_key.as_deref(), self.tls_ca_file.as_deref())?)
                     as Box<dyn Transport>
             }
             Target::Broker => {
                 self.refuse("api_key", self.api_key.as_ref().map(|_| "***"), "an HTTP URL")?;
-                Box::new(self.open_broker(url).await?)
+                // A broker makes for a large future, and the caller's should not be one.
+                Box::new(Box::pin(self.open_broker(url)).await?)
             }
         };
         Ok(Publisher::new(transport, settings))
@@ -187,6 +203,27 @@ impl Builder {
         })
     }
 
+    fn history_options(&self) -> Result<HistoryOptions, ConnectError> {
+        let mut options = HistoryOptions { manage_streams: false, publish_only: true, ..HistoryOptions::default() };
+        for (name, retention) in &self.history {
+            let refused = |allowed: &str| ConnectError::Configuration {
+                option: "history",
+                value: name.clone(),
+                allowed: allowed.to_owned(),
+            };
+            if Channel::parse(name).is_err() || name.contains(':') {
+                return Err(refused("a namespace is the first segment of a channel"));
+            }
+            if retention.size == 0 || retention.ttl.is_zero() {
+                return Err(refused("at least one publication is kept, for longer than zero"));
+            }
+            if options.namespaces.insert(name.as_str().into(), *retention).is_some() {
+                return Err(refused("a namespace is named once"));
+            }
+        }
+        Ok(options)
+    }
+
     async fn open_broker(&self, url: &str) -> Result<BrokerTransport, ConnectError> {
         let defaults = BrokerOptions::new(url);
         let options = BrokerOptions {
@@ -196,6 +233,7 @@ impl Builder {
             tls_ca_file: self.tls_ca_file.clone(),
             connect_timeout: self.deadline,
             request_timeout: self.attempt,
+            history: self.history_options()?,
             client_name: Some("fanfare-publisher".into()),
             ..defaults
         };
@@ -261,6 +299,7 @@ impl fmt::Debug for Builder {
             .field("attempt", &self.attempt)
             .field("retry", &self.retry)
             .field("max_publication_bytes", &self.max_publication_bytes)
+            .field("history", &self.history)
             .finish()
     }
 }
@@ -268,6 +307,8 @@ impl fmt::Debug for Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MINUTE: Retention = Retention { size: 10, ttl: Duration::from_secs(60) };
 
     async fn refused(builder: Builder, url: &str) -> String {
         match builder.connect(url).await {
@@ -293,6 +334,10 @@ mod tests {
             (new().tls_ca_file("/nowhere.pem"), http, ["tls_ca_file", "/nowhere.pem", "No such file"]),
             (new().api_key("SECRET"), nats, ["api_key", "***", "an HTTP URL only"]),
             (new().api_key("a\nb"), http, ["api_key", "***", "visible ASCII"]),
+            (new().history("project", MINUTE), http, ["history", "project", "a broker's URL only"]),
+            (new().history("a:b", MINUTE), nats, ["history", "a:b", "first segment"]),
+            (new().history("a", Retention { size: 0, ..MINUTE }), nats, ["history", "\"a\"", "at least one"]),
+            (new().history("a", MINUTE).history("a", MINUTE), nats, ["history", "\"a\"", "once"]),
             (new().prefix("a.b"), nats, ["prefix", "a.b", "not allowed"]),
             (new(), "memory:", ["url", "memory:", "nats://"]),
             (new(), "nats://u:SECRET@h/path", ["url", "***@h", "no path"]),

@@ -48,8 +48,13 @@
 //! - **An error says what was accepted**: [`Acceptance`] is refused, not accepted, or unknown; of a batch, for every
 //!   publication in it.
 //! - **One id per publication**, given or made, the same in all attempts. On channels with history the broker drops a
-//!   second publication with an id that it has seen. Without history the id is only carried in the envelope: an attempt
+//!   second publication with an id that it has seen within its dedupe window (2 minutes unless configured), and answers
+//!   where the first one stands: an attempt whose answer was lost is made again without harm, as long as the deadline
+//!   is shorter than that window. Without history the id is only carried in the envelope: an attempt
 //!   whose answer was lost may then be delivered twice, and a client that cares compares ids.
+//! - **What is accepted stays**, on channels with history: the broker has stored it before the call returns, and
+//!   [`Published::position`] says where. Over HTTP the node knows which namespaces these are; over NATS and Redis the publisher has to be
+//!   told with [`Builder::history`], the same as the nodes are configured.
 //! - **Order.** Events that are published one after the other, each after the answer to the one before, are accepted in
 //!   that order; so are those of one channel in a [`batch`](Publisher::batch). (Over HTTP with one exception: where the
 //!   node takes only a part of a request, what is sent again comes after the rest.)
@@ -67,6 +72,8 @@ mod transport;
 
 pub use builder::Builder;
 pub use error::{Acceptance, BatchError, ConnectError, PublishError};
+pub use fanfare_broker::Retention;
+pub use fanfare_protocol::{Epoch, Position};
 pub use publication::Publication;
 pub use publisher::{Published, Publisher};
 pub use retry::RetryPolicy;

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use fanfare_protocol::Tenant;
+use fanfare_protocol::{Position, Tenant};
 use serde::Serialize;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     BatchError, Builder, ConnectError, Publication, PublishError, RetryPolicy, limits,
-    transport::{Failure, FailureKind, Prepared, Transport},
+    transport::{Attempted, Failure, FailureKind, Prepared, Transport},
 };
 
 /// Publishes events, over NATS, Redis or the HTTP API of a node.
@@ -31,13 +31,17 @@ pub struct Publisher {
     inner: Arc<Inner>,
 }
 
-/// An event that was accepted: over NATS the connected server was given it, over Redis the server took it, over HTTP the
-/// node's broker took it.
+/// An event that was accepted. On a channel with history the broker has it for good, as far as it is configured to; on
+/// others the connected NATS server was given it, or the Redis server took it. Over HTTP the node's broker took it in the
+/// same way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Published {
     /// The publication's id, given or made.
     pub id: String,
+    /// Where it stands on its channel, where that has a history (and, over NATS and Redis, the publisher was
+    /// [told so](Builder::history)). Of an id that was published before, where that stands.
+    pub position: Option<Position>,
 }
 
 /// How a publisher goes about its work.
@@ -281,7 +285,7 @@ impl Inner {
         let State { prepared, attempts, perhaps, last } = state;
         let (id, by) = (prepared.id, self.transport.name());
         let failure = match last {
-            Some(Ok(())) => return Ok(Published { id }),
+            Some(Ok(position)) => return Ok(Published { id, position }),
             Some(Err(failure)) => failure,
             None => Failure::not_accepted("no attempt was made"),
         };
@@ -329,7 +333,7 @@ struct State {
     attempts: u32,
     /// Whether an attempt that failed may have been accepted all the same.
     perhaps: bool,
-    last: Option<Result<(), Failure>>,
+    last: Option<Attempted>,
 }
 
 impl State {
@@ -340,12 +344,12 @@ impl State {
     fn is_done(&self) -> bool {
         match &self.last {
             None => false,
-            Some(Ok(())) => true,
+            Some(Ok(_)) => true,
             Some(Err(failure)) => failure.kind == FailureKind::Refused,
         }
     }
 
-    fn take(&mut self, outcome: Result<(), Failure>) {
+    fn take(&mut self, outcome: Attempted) {
         self.attempts += 1;
         self.perhaps |= matches!(&outcome, Err(failure) if failure.kind == FailureKind::Unknown);
         self.last = Some(outcome);

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use fanfare_protocol::Epoch;
 use tokio::{sync::Notify, task::JoinSet, time::timeout};
 
 use super::*;
@@ -13,6 +14,8 @@ use crate::{Acceptance, publication::Checked};
 #[derive(Clone)]
 enum Answer {
     Accept,
+    /// Accepts at this offset.
+    At(u64),
     Fail(Failure),
     /// Accepts after so long.
     After(Duration),
@@ -48,7 +51,7 @@ impl Transport for Fake {
         if body.len() > 2 * limits::BATCH_BYTES { Err("too large".into()) } else { Ok(body.into()) }
     }
 
-    async fn send(&self, publications: &[&Prepared], until: Instant) -> Vec<Result<(), Failure>> {
+    async fn send(&self, publications: &[&Prepared], until: Instant) -> Vec<Attempted> {
         {
             let mut record = self.record.lock().unwrap();
             record.calls.push(publications.iter().map(|publication| publication.id.clone()).collect());
@@ -63,10 +66,11 @@ impl Transport for Fake {
         for publication in publications {
             let answer = self.answer(&publication.id);
             outcomes.push(match answer {
-                Answer::Accept => Ok(()),
+                Answer::Accept => Ok(None),
+                Answer::At(offset) => Ok(Some(position(offset))),
                 Answer::Fail(failure) => Err(failure),
                 Answer::After(delay) => match timeout_at(until, sleep(delay)).await {
-                    Ok(()) => Ok(()),
+                    Ok(()) => Ok(None),
                     Err(_) => Err(Failure::unknown("late")),
                 },
             });
@@ -89,6 +93,10 @@ impl Fake {
             Some(list) => list[0].clone(),
         }
     }
+}
+
+fn position(offset: u64) -> Position {
+    Position { offset, epoch: Epoch::parse("e").unwrap() }
 }
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -196,6 +204,17 @@ async fn one_attempt_that_may_have_been_accepted_makes_the_outcome_unknown() {
     }
     let (publisher, _) = publisher(settings(4), [("i", vec![unknown(), Answer::Accept])], None);
     publisher.send(event("i")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_without_an_answer_is_made_again_and_the_answer_is_the_firsts_position() {
+    let unknown = Answer::Fail(Failure::unknown("lost"));
+    let (publisher, record) =
+        publisher(settings(4), [("a", vec![unknown, Answer::At(7)]), ("b", vec![Answer::At(9)])], None);
+    let published = publisher.batch([event("a"), event("b"), event("live")]).await.unwrap();
+    let positions: Vec<_> = published.into_iter().map(|published| published.position).collect();
+    assert_eq!(positions, [Some(position(7)), Some(position(9)), None]);
+    assert_eq!(record.lock().unwrap().calls, [vec!["a", "b", "live"], vec!["a"]]);
 }
 
 #[tokio::test(start_paused = true)]

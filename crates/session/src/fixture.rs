@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use fanfare_protocol::{
-    Channel, ClientMessage, CloseCode, Command, CommandKind, Connected, ErrorBody, ErrorCode, Pattern, PublishCommand,
-    Push, Reply, ServerMessage, Subscribed, Tenant, Topic,
+    Channel, ClientMessage, CloseCode, Command, CommandKind, Connected, Epoch, ErrorBody, ErrorCode, Pattern, Position,
+    PublishCommand, Push, Reply, ServerMessage, Subscribed, SubscriptionOutcome, Tenant, Topic,
 };
 
 use crate::{
@@ -23,6 +23,7 @@ pub(crate) struct Driver {
 
 /// Namespaces for every kind of access; anonymous clients are allowed.
 pub(crate) fn config() -> SessionConfig {
+    let kept = |namespace| Namespace { history: true, ..namespace };
     let namespace = |subscribe, publish, patterns| Namespace { subscribe, publish, patterns, ..Namespace::default() };
     SessionConfig {
         namespaces: NamespaceTable {
@@ -31,6 +32,9 @@ pub(crate) fn config() -> SessionConfig {
                 ("room".into(), namespace(Access::Anyone, Access::Subscribers, true)),
                 ("project".into(), namespace(Access::Token, Access::Token, true)),
                 ("user".into(), namespace(Access::Owner, Access::Owner, false)),
+                ("log".into(), kept(namespace(Access::Anyone, Access::Anyone, true))),
+                ("ledger".into(), kept(namespace(Access::Token, Access::Token, true))),
+                ("diary".into(), kept(namespace(Access::Owner, Access::Owner, false))),
                 ("closed".into(), namespace(Access::None, Access::None, false)),
             ]
             .into(),
@@ -153,6 +157,11 @@ pub(crate) fn asked(names: &[&str]) -> Vec<Asked> {
     names.iter().map(|name| Asked { name: (*name).into(), start: Start::default() }).collect()
 }
 
+/// A position of the only numbering there is.
+pub(crate) fn at(offset: u64) -> Position {
+    Position { offset, epoch: Epoch::parse("e").unwrap() }
+}
+
 pub(crate) fn topic(name: &str) -> Topic {
     Topic::parse(name).unwrap()
 }
@@ -258,6 +267,15 @@ pub(crate) fn live_only() -> Reply {
     Reply::Published { position: None }
 }
 
+/// To a list: each with its error, where it was refused.
+pub(crate) fn outcomes(outcomes: &[(&str, Option<(ErrorCode, &str)>)]) -> Reply {
+    let outcome = |(channel, error): &(&str, Option<(ErrorCode, &str)>)| SubscriptionOutcome {
+        channel: (*channel).into(),
+        error: error.map(|(code, message)| ErrorBody::new(code, message)),
+    };
+    Reply::SubscribedMany { subscriptions: outcomes.iter().map(outcome).collect() }
+}
+
 pub(crate) fn done() -> Reply {
     Reply::Done {}
 }
@@ -267,7 +285,7 @@ pub(crate) fn connected(user: Option<&str>, expires_in_ms: Option<u64>) -> Conne
     Connected {
         session: ID.into(),
         protocol: 1,
-        features: Vec::new(),
+        features: vec!["history"],
         user: user.map(Into::into),
         tenant: "acme".into(),
         expires_in_ms,

@@ -15,6 +15,7 @@ mod pending;
 mod permission;
 mod publishing;
 mod session;
+mod start;
 mod subscriptions;
 mod time;
 mod token;

@@ -5,7 +5,8 @@ use fanfare_protocol::{Channel, ErrorBody, ErrorCode, NameError, Push, Reply, Su
 use crate::{
     Action, Asked, Granted, Session, Start,
     pending::{Asker, Askers, NAMES_IN_FLIGHT, Operation},
-    permission::{check_subscribe, no_history},
+    permission::check_subscribe,
+    start::begun_before,
 };
 
 /// How a subscription that was not refused goes on.
@@ -62,16 +63,14 @@ impl Session {
 
     /// The hub has made a subscription, or not. The answer goes out here, so that it is before any publication.
     ///
-    /// The first who asked gets the publications that it asked for; to others who asked meanwhile, for nothing of the past,
-    /// they are publications of a subscription that is there.
+    /// The first who asked gets what it asked for. Others who asked meanwhile, for nothing of the past, are answered as if
+    /// they had asked after it.
     pub(crate) fn subscribed(&mut self, topic: Topic, askers: Askers, result: Result<Granted, ErrorBody>) {
         match result {
             Ok(granted) => {
-                let later = Granted { position: granted.position.clone(), ..Granted::default() };
                 let mut first = Some(granted);
                 for asker in askers {
-                    let granted = first.take().unwrap_or_else(|| later.clone());
-                    self.answer(asker, &topic, Ok(granted));
+                    self.answer(asker, &topic, Ok(first.take().unwrap_or_default()));
                 }
                 self.subscriptions.insert(topic);
             }
@@ -144,27 +143,6 @@ impl Session {
         Ok(Begun::InFlight)
     }
 
-    /// Whether the topic has a past of which the client may ask for so much.
-    fn check_start(&self, topic: &Topic, start: &Start) -> Result<(), ErrorBody> {
-        if start.is_live() {
-            return Ok(());
-        }
-        let what = if start.since.is_some() { "since" } else { "rewind" };
-        if topic.is_pattern() {
-            let message = format!("{what} is not possible: {topic} is a pattern, and positions are of one channel");
-            return Err(ErrorBody::new(ErrorCode::BadRequest, message));
-        }
-        if !self.config.namespaces.get(topic.namespace()).history {
-            return Err(no_history(what, topic.namespace()));
-        }
-        let (rewind, allowed) = (start.rewind, self.config.max_history);
-        if usize::try_from(rewind).map_or(true, |rewind| rewind > allowed) {
-            let message = format!("rewind is {rewind}; allowed are 0 to {allowed}");
-            return Err(ErrorBody::new(ErrorCode::LimitExceeded, message));
-        }
-        Ok(())
-    }
-
     fn room_for_subscribe(&self, names: usize) -> Result<(), ErrorBody> {
         let Some(pending) = &self.pending else { return Ok(()) };
         let allowed = self.config.max_pending_commands;
@@ -220,25 +198,10 @@ fn made_before(channel: String) -> Subscribed {
     Subscribed { channel, ..Subscribed::default() }
 }
 
-/// A subscription begins once: to another start the answer would be about publications that are not its own.
-fn begun_before(topic: &Topic) -> ErrorBody {
-    let message =
-        format!("{topic} is subscribed to; since, rewind and latest are for a new subscription: unsubscribe first");
-    ErrorBody::new(ErrorCode::BadRequest, message)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{Completion, SessionConfig, fixture::*};
-
-    fn outcomes(outcomes: &[(&str, Option<(ErrorCode, &str)>)]) -> Reply {
-        let outcome = |(channel, error): &(&str, Option<(ErrorCode, &str)>)| SubscriptionOutcome {
-            channel: (*channel).into(),
-            error: error.map(|(code, message)| ErrorBody::new(code, message)),
-        };
-        Reply::SubscribedMany { subscriptions: outcomes.iter().map(outcome).collect() }
-    }
 
     fn failed(code: ErrorCode, message: &str) -> Completion {
         Completion::Subscribed(Err(ErrorBody::new(code, message)))

@@ -251,6 +251,15 @@ impl RedisServer {
             .unwrap_or_else(|error| panic!("redis-server does not answer {words:?}: {error}\n{}", self.process.log()))
     }
 
+    /// As [`command`](Self::command), while the server may be away.
+    ///
+    /// # Errors
+    ///
+    /// When the connection fails or ends before the reply: the command may have been carried out or not.
+    pub async fn try_command(&self, words: &[&str]) -> io::Result<Reply> {
+        self.ask(words).await
+    }
+
     /// The server's process, for its log, its memory and its signals.
     pub fn process(&self) -> &Process {
         &self.process

@@ -18,7 +18,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    NAME, Redis, sentinels,
+    NAME, Redis,
+    functions::Functions,
+    recorder::Recorder,
+    sentinels,
     session::{Connector, Session},
     subscriber::{Subscriber, Subscriptions},
     table::Table,
@@ -80,16 +83,32 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
             return Err(error);
         }
     };
+    let recorder = Arc::new(Recorder {
+        functions: Functions {
+            names: names.clone(),
+            sharded: false,
+            dedupe_window_ms: u64::try_from(options.history.dedupe_window.as_millis()).unwrap_or(u64::MAX),
+        },
+        options: options.history.clone(),
+        replaceable: matches!(address, Address::RedisSentinel(_)),
+        request_timeout: options.request_timeout,
+    });
+    if let Err(error) = Box::pin(recorder.prepare(&publisher)).await {
+        session.end();
+        publisher.end();
+        return Err(error);
+    }
 
     let (outlet, events) = Outlet::new();
     let subscriptions = Arc::new(Subscriptions {
-        table: Mutex::new(Table::new(names.clone())),
+        table: Mutex::new(Table::new(names.clone(), &options.history)),
         changes: tokio::sync::Mutex::new(()),
         session: watch::Sender::new(Some(Arc::clone(&session))),
         leftover: Mutex::default(),
     });
     let subscriber = Subscriber {
         connector: subscribing,
+        names: names.clone(),
         shared: Arc::clone(&subscriptions),
         outlet,
         unreadable: UnreadableLog::default(),
@@ -107,13 +126,15 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
             closed.run_until_cancelled(Box::pin(watcher.run(sessions))).await;
         });
     }
+    let preparing = Arc::clone(&recorder);
     tasks.spawn(async move {
         let closed = publishing.closed.clone();
-        closed.run_until_cancelled(keep_publisher(&publishing, &published_by)).await;
+        closed.run_until_cancelled(Box::pin(keep_publisher(&publishing, &preparing, &published_by))).await;
         published_by.send_replace(None);
     });
     let redis = Redis {
         names,
+        recorder,
         subscriptions,
         publisher: publisher_receiver,
         request_timeout: options.request_timeout,
@@ -225,7 +246,7 @@ fn is_final(error: &Error) -> bool {
 }
 
 /// Keeps a connection for publishing.
-async fn keep_publisher(connector: &Connector, current: &watch::Sender<Option<Arc<Session>>>) {
+async fn keep_publisher(connector: &Connector, recorder: &Recorder, current: &watch::Sender<Option<Arc<Session>>>) {
     let mut attempt = 0;
     loop {
         let session = current.borrow().clone();
@@ -237,7 +258,13 @@ async fn keep_publisher(connector: &Connector, current: &watch::Sender<Option<Ar
         attempt += 1;
         sleep(backoff::pause(attempt)).await;
         match connector.open().await {
-            Ok((session, _)) => _ = current.send_replace(Some(session)),
+            Ok((session, _)) => {
+                // What needs no history goes on where it cannot be kept now; what needs it is told why.
+                if let Err(error) = recorder.prepare(&session).await {
+                    tracing::warn!(%error, "Redis cannot keep history now");
+                }
+                current.send_replace(Some(session));
+            }
             Err(error) => tracing::debug!(%error, attempt, "cannot connect to Redis for publishing"),
         }
     }

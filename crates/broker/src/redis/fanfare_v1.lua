@@ -188,7 +188,7 @@ local function publish(keys, args)
     redis.call('HSET', meta, 'last', offset, 'loose', '1')
   end
   if id then
-    redis.call('SET', id, offset .. ' ' .. state.epoch, 'PX', text(window))
+    redis.call('PSETEX', id, text(window), offset .. ' ' .. state.epoch)
   end
   trim_by_age(hist, meta, state, time, ttl)
   redis.call('PEXPIRE', hist, text(ttl))
@@ -262,32 +262,17 @@ local function position(keys, args)
   return { state.epoch, state.last, first_retained(hist, state) }
 end
 
--- ARGV: the prefix of keys, and '1' where publishes are sharded.
--- Returns the revision, and which of the commands that the functions use the caller may not use.
+-- ARGV: '1' where publishes are sharded.
+-- Returns the revision, and which of the commands that the functions use the caller may not use, whatever the key.
 local function check(_, args)
-  local prefix = args[1] or 'rt'
-  local key = prefix .. ':meta:{}'
   local used = {
-    { 'get', key },
-    { 'set', key, '' },
-    { 'hmget', key, '' },
-    { 'hset', key, '', '' },
-    { 'hdel', key, '' },
-    { 'pexpire', key, '1' },
-    { 'pttl', key },
-    { 'unlink', key },
-    { 'xadd', key, '1', '', '' },
-    { 'xrange', key, '-', '+' },
-    { 'xrevrange', key, '+', '-' },
-    { 'xtrim', key, 'MAXLEN', '1' },
-    { 'info', 'replication' },
-    { 'time' },
-    { args[2] == '1' and 'spublish' or 'publish', prefix .. ':live:{}', '' },
+    'get', 'hdel', 'hmget', 'hset', 'info', 'pexpire', 'psetex', 'pttl', 'time', 'unlink', 'xadd', 'xrange', 'xrevrange',
+    'xtrim', args[1] == '1' and 'spublish' or 'publish',
   }
   local missing = {}
   for _, command in ipairs(used) do
-    if not redis.acl_check_cmd(unpack(command)) then
-      missing[#missing + 1] = command[1]
+    if not redis.acl_check_cmd(command) then
+      missing[#missing + 1] = command
     end
   end
   return { REVISION, missing }

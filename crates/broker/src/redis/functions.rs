@@ -149,8 +149,7 @@ impl Functions {
 
     /// Asks which revision is there and whether the user may do what it does.
     pub(crate) fn check(&self) -> Call {
-        let arguments = vec![Value::from(self.names.prefix()), flag(self.sharded)];
-        Call { function: "fanfare_v1_check", keys: Vec::new(), arguments }
+        Call { function: "fanfare_v1_check", keys: Vec::new(), arguments: vec![flag(self.sharded)] }
     }
 
     fn keys(&self, tenant: &Tenant, channel: &Channel) -> Vec<String> {
@@ -159,8 +158,8 @@ impl Functions {
 }
 
 /// Whether the server's answer says that the library is not loaded.
-pub(crate) fn is_missing(error: &fred::error::Error) -> bool {
-    error.details().contains("Function not found")
+pub(crate) fn is_missing(reason: &str) -> bool {
+    reason.contains("Function not found")
 }
 
 pub(crate) fn parse_publish(answer: Value) -> Result<Appended, Malformed> {
@@ -187,7 +186,7 @@ pub(crate) fn parse_history(answer: Value, range: HistoryRange) -> Result<Histor
     let mut publications = entries.into_iter().map(recorded).collect::<Result<Vec<_>, _>>()?;
     let (more, whole) = match range {
         HistoryRange::After(after) => {
-            let reached = publications.last().map_or(after, |newest| newest.offset);
+            let reached = publications.last().map_or(after.max(first.saturating_sub(1)), |newest| newest.offset);
             (reached < last, after <= last && after.saturating_add(1) >= first)
         }
         HistoryRange::Before(_) => {
@@ -335,7 +334,7 @@ mod tests {
             assert_eq!(words(call), format!("fanfare_v1_history|2|{keys}|{direction}|5|100|60000|0"));
         }
         let sharded = Functions { sharded: true, ..functions() };
-        assert_eq!(words(sharded.check()), "fanfare_v1_check|0|rt|1");
+        assert_eq!(words(sharded.check()), "fanfare_v1_check|0|1");
     }
 
     #[test]
@@ -386,6 +385,9 @@ mod tests {
             assert_eq!((page.more, page.whole), (more, whole), "after {after}: {entries:?}");
             assert!(page.publications.iter().map(|recorded| recorded.offset).eq(entries.iter().copied()));
         }
+        let expired = array([Value::from("e"), Value::from(14), Value::from(15), array([])]);
+        let page_of = |after| parse_history(expired.clone(), HistoryRange::After(after)).unwrap();
+        assert!(!page_of(3).more && !page_of(3).whole && page_of(14).whole);
         for (before, entries, oldest_first, more) in [
             (None, &[14, 13][..], &[13, 14][..], true),
             (Some(13), &[12, 11], &[11, 12], false),

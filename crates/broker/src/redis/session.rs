@@ -1,6 +1,9 @@
 //! One connection, from its beginning to its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use fred::{
     clients::Client,
@@ -12,7 +15,7 @@ use fred::{
 use tokio::{sync::broadcast, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::NAME;
+use super::{NAME, functions::Durability, replicas::Replicas};
 use crate::BrokerError;
 
 /// How connections are made.
@@ -38,6 +41,9 @@ pub(super) struct Session {
     server: Option<Server>,
     /// Cancelled by whoever wants it to end, and when it has ended.
     ended: CancellationToken,
+    /// What the server promises of its disk, once it was asked.
+    durability: OnceLock<Durability>,
+    pub(super) replicas: Replicas,
 }
 
 impl Connector {
@@ -67,9 +73,14 @@ impl Connector {
             server = connected.recv() => server.ok(),
         };
         // Only for those who look at the server; an ACL may refuse it.
-        let command = CustomCommand::new_static("CLIENT", None::<u16>, false);
-        let _: Result<Value, Error> = client.custom(command, vec!["SETNAME", &self.client_name]).await;
-        let session = Arc::new(Session { client, server, ended: CancellationToken::new() });
+        let _: Result<Value, Error> = client.custom(command("CLIENT"), vec!["SETNAME", &self.client_name]).await;
+        let session = Arc::new(Session {
+            client,
+            server,
+            ended: CancellationToken::new(),
+            durability: OnceLock::new(),
+            replicas: Replicas::default(),
+        });
         let (ended, closed) = (session.ended.clone(), self.closed.clone());
         self.tasks.spawn(async move {
             let has_ended = tokio::select! {
@@ -116,11 +127,24 @@ impl Session {
         self.ended.cancel();
     }
 
+    pub(super) fn durability(&self) -> Durability {
+        self.durability.get().copied().unwrap_or(Durability::Unknown)
+    }
+
+    /// Whether the server was asked all that has to be known of it.
+    pub(super) fn is_prepared(&self) -> bool {
+        self.durability.get().is_some()
+    }
+
+    /// The first that is told counts.
+    pub(super) fn remember_durability(&self, durability: Durability) {
+        let _ = self.durability.set(durability);
+    }
+
     /// How many channels and patterns the server says that this connection is subscribed to, after all that was sent
     /// before. The refusal of a subscription may come here instead, since the library does not wait for it.
     pub(super) async fn subscriptions(&self) -> Result<(usize, usize), Error> {
-        let command = CustomCommand::new_static("CLIENT", None::<u16>, false);
-        let info: String = self.client.custom(command, vec!["INFO"]).await?;
+        let info: String = self.client.custom(command("CLIENT"), vec!["INFO"]).await?;
         let field = |name: &str| {
             let value = info.split_ascii_whitespace().find_map(|field| field.strip_prefix(name));
             value.and_then(|value| value.parse().ok())
@@ -153,6 +177,11 @@ impl Session {
         }
         self.end();
     }
+}
+
+/// A command that the library has no method for.
+pub(super) fn command(name: &'static str) -> CustomCommand {
+    CustomCommand::new_static(name, None::<u16>, false)
 }
 
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use fanfare_protocol::Body;
+use fanfare_protocol::{Body, RedisChannels};
 use fred::{
     error::{Error, ErrorKind},
     interfaces::PubsubInterface as _,
@@ -14,8 +14,9 @@ use tokio::{
 };
 
 use super::{
+    functions::{self, Live},
     session::{Connector, Session},
-    table::{Names, Table},
+    table::{Arrived, Names, Table},
 };
 use crate::{InterestId, Interruption, Scope, backoff, body, outlet::Outlet, unreadable::UnreadableLog};
 
@@ -40,6 +41,7 @@ pub(super) struct Subscriptions {
 
 pub(super) struct Subscriber {
     pub(super) connector: Connector,
+    pub(super) names: RedisChannels,
     pub(super) shared: Arc<Subscriptions>,
     pub(super) outlet: Outlet,
     pub(super) unreadable: UnreadableLog,
@@ -106,12 +108,20 @@ impl Subscriber {
             other => return self.unreadable.note("redis", &format_args!("a value of kind {:?}", other.kind())),
         };
         self.usual_bytes = (7 * self.usual_bytes + bytes.len() as u64) / 8;
-        let body = Body::new(body::detach(bytes));
+        let arrived = match self.names.is_live(&message.channel) {
+            false => Arrived { body: Body::new(body::detach(bytes)), timestamp: None, position: None },
+            true => match functions::parse_live(&bytes) {
+                Ok(Live { position, timestamp, body }) => {
+                    Arrived { body: Body::new(body::detach(body)), timestamp, position: Some(position) }
+                }
+                Err(reason) => return self.unreadable.note("redis", &reason),
+            },
+        };
         let found = {
             let table = self.shared.table.lock().expect(UNPOISONED);
             match message.kind {
-                MessageKind::PMessage => table.by_pattern(&message.channel, &body),
-                MessageKind::Message | MessageKind::SMessage => Ok(table.by_channel(&message.channel, &body)),
+                MessageKind::PMessage => table.by_pattern(&message.channel, &arrived),
+                MessageKind::Message | MessageKind::SMessage => Ok(table.by_channel(&message.channel, &arrived)),
             }
         };
         match found {

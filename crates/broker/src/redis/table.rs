@@ -1,21 +1,26 @@
 //! Which names this node is subscribed to, and for whom.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 
-use fanfare_protocol::{Body, Pattern, RedisChannels, SubjectError, Topic};
+use fanfare_protocol::{Body, Channel, Pattern, RedisChannels, SubjectError, Topic};
 
-use crate::{Interest, InterestId, Publication};
+use crate::{HistoryOptions, Interest, InterestId, LivePosition, Publication};
 
 /// The interests of a node, by the names that Redis knows.
 ///
 /// All patterns of one namespace share one subscription, to everything in the namespace: Redis tries every glob on every
 /// publication, and the client library does not say by which one a message came.
+///
+/// What belongs to a namespace with history has two names: one where the function publishes, with positions, and one where
+/// anybody publishes past the history.
 #[derive(Debug)]
 pub(super) struct Table {
     names: RedisChannels,
-    held: HashMap<InterestId, Name>,
+    /// Namespaces with history.
+    recorded: HashSet<Box<str>>,
+    held: HashMap<InterestId, Vec<Name>>,
     channels: HashMap<Box<str>, Vec<InterestId>>,
-    /// By the namespace's prefix, such as `rt:pub:acme:project:`.
+    /// By the namespace's prefix, such as `rt:pub:acme:project:` or `rt:live:{acme:project:`.
     namespaces: HashMap<Box<str>, Vec<(Pattern, InterestId)>>,
 }
 
@@ -23,6 +28,14 @@ pub(super) struct Table {
 enum Name {
     Channel(Box<str>),
     Namespace(Box<str>),
+}
+
+/// What came by a name.
+#[derive(Clone, Debug)]
+pub(super) struct Arrived {
+    pub(super) body: Body,
+    pub(super) timestamp: Option<u64>,
+    pub(super) position: Option<LivePosition>,
 }
 
 /// What to tell Redis.
@@ -34,36 +47,45 @@ pub(super) struct Names {
 }
 
 impl Table {
-    pub(super) fn new(names: RedisChannels) -> Self {
-        Self { names, held: HashMap::new(), channels: HashMap::new(), namespaces: HashMap::new() }
+    pub(super) fn new(names: RedisChannels, history: &HistoryOptions) -> Self {
+        let recorded = history.namespaces.keys().cloned().collect();
+        Self { names, recorded, held: HashMap::new(), channels: HashMap::new(), namespaces: HashMap::new() }
     }
 
     /// Adds interests and says what is not subscribed to yet.
     pub(super) fn add(&mut self, interests: &[Interest]) -> Names {
         let mut new = Names::default();
         for Interest { id, tenant, topic } in interests {
-            let name = match topic {
+            let recorded = self.recorded.contains(topic.namespace());
+            let names = match topic {
                 Topic::Channel(channel) => {
-                    let name = self.names.publish(tenant, channel).into_boxed_str();
-                    let holders = self.channels.entry(name.clone()).or_default();
-                    if holders.is_empty() {
-                        new.channels.push(name.to_string());
-                    }
-                    holders.push(*id);
-                    Name::Channel(name)
+                    let live = recorded.then(|| self.names.live(tenant, channel));
+                    let names = [Some(self.names.publish(tenant, channel)), live];
+                    names.into_iter().flatten().map(|name| Name::Channel(name.into())).collect::<Vec<_>>()
                 }
                 Topic::Pattern(pattern) => {
-                    let glob = self.names.glob(tenant, pattern);
-                    let name: Box<str> = namespace(&glob).unwrap_or(&glob).into();
-                    let holders = self.namespaces.entry(name.clone()).or_default();
-                    if holders.is_empty() {
-                        new.patterns.push(format!("{name}*"));
-                    }
-                    holders.push((pattern.clone(), *id));
-                    Name::Namespace(name)
+                    let live = recorded.then(|| self.names.live_glob(tenant, pattern));
+                    let globs = [Some(self.names.glob(tenant, pattern)), live];
+                    let names = globs.iter().flatten().map(|glob| namespace(glob).unwrap_or(glob).into());
+                    names.map(Name::Namespace).collect()
                 }
             };
-            self.held.insert(*id, name);
+            for name in &names {
+                match (name, topic) {
+                    (Name::Channel(name), _) => {
+                        let holders = self.channels.entry(name.clone()).or_default();
+                        new.channels.extend(holders.is_empty().then(|| name.to_string()));
+                        holders.push(*id);
+                    }
+                    (Name::Namespace(name), Topic::Pattern(pattern)) => {
+                        let holders = self.namespaces.entry(name.clone()).or_default();
+                        new.patterns.extend(holders.is_empty().then(|| format!("{name}*")));
+                        holders.push((pattern.clone(), *id));
+                    }
+                    (Name::Namespace(_), Topic::Channel(_)) => unreachable!("a channel has names of channels"),
+                }
+            }
+            self.held.insert(*id, names);
         }
         new
     }
@@ -72,15 +94,16 @@ impl Table {
     pub(super) fn remove(&mut self, interests: impl IntoIterator<Item = InterestId>) -> Names {
         let mut unwanted = Names::default();
         for id in interests {
-            let Some(name) = self.held.remove(&id) else { continue };
-            match name {
-                Name::Channel(name) => {
-                    let last = drop_holder(self.channels.entry(name.clone()), |holder| *holder == id);
-                    unwanted.channels.extend(last.then(|| name.into()));
-                }
-                Name::Namespace(name) => {
-                    let last = drop_holder(self.namespaces.entry(name.clone()), |(_, holder)| *holder == id);
-                    unwanted.patterns.extend(last.then(|| format!("{name}*")));
+            for name in self.held.remove(&id).unwrap_or_default() {
+                match name {
+                    Name::Channel(name) => {
+                        let last = drop_holder(self.channels.entry(name.clone()), |holder| *holder == id);
+                        unwanted.channels.extend(last.then(|| name.into()));
+                    }
+                    Name::Namespace(name) => {
+                        let last = drop_holder(self.namespaces.entry(name.clone()), |(_, holder)| *holder == id);
+                        unwanted.patterns.extend(last.then(|| format!("{name}*")));
+                    }
                 }
             }
         }
@@ -101,33 +124,27 @@ impl Table {
     }
 
     /// For whom a message is that came by its channel.
-    pub(super) fn by_channel(&self, name: &str, body: &Body) -> Vec<Publication> {
+    pub(super) fn by_channel(&self, name: &str, arrived: &Arrived) -> Vec<Publication> {
         let holders = self.channels.get(name).map(Vec::as_slice).unwrap_or_default();
-        let publication = |id: &InterestId| Publication {
-            interest: *id,
-            channel: None,
-            body: body.clone(),
-            timestamp: None,
-            position: None,
-        };
-        holders.iter().map(publication).collect()
+        holders.iter().map(|id| arrived.publication(*id, None)).collect()
     }
 
     /// For whom a message is that came by a namespace.
-    pub(super) fn by_pattern(&self, name: &str, body: &Body) -> Result<Vec<Publication>, SubjectError> {
+    pub(super) fn by_pattern(&self, name: &str, arrived: &Arrived) -> Result<Vec<Publication>, SubjectError> {
         let Some(holders) = namespace(name).and_then(|namespace| self.namespaces.get(namespace)) else {
             return Ok(Vec::new());
         };
-        let (_, channel) = self.names.parse_publish(name)?;
+        let (_, channel) =
+            if self.names.is_live(name) { self.names.parse_live(name)? } else { self.names.parse_publish(name)? };
         let matching = holders.iter().filter(|(pattern, _)| pattern.matches(channel.as_str()));
-        let publication = |(_, id): &(Pattern, InterestId)| Publication {
-            interest: *id,
-            channel: Some(channel.clone()),
-            body: body.clone(),
-            timestamp: None,
-            position: None,
-        };
-        Ok(matching.map(publication).collect())
+        Ok(matching.map(|(_, id)| arrived.publication(*id, Some(channel.clone()))).collect())
+    }
+}
+
+impl Arrived {
+    fn publication(&self, interest: InterestId, channel: Option<Channel>) -> Publication {
+        let Self { body, timestamp, position } = self.clone();
+        Publication { interest, channel, body, timestamp, position }
     }
 }
 
@@ -142,7 +159,7 @@ impl Names {
     }
 }
 
-/// `rt:pub:acme:project:` of `rt:pub:acme:project:x:y`: prefix, `pub`, tenant and namespace are one segment each.
+/// `rt:pub:acme:project:` of `rt:pub:acme:project:x:y`: prefix, `pub` or `live`, tenant and namespace are one segment each.
 fn namespace(name: &str) -> Option<&str> {
     let (last, _) = name.match_indices(':').nth(3)?;
     Some(&name[..=last])
@@ -161,12 +178,24 @@ fn drop_holder<T>(entry: Entry<'_, Box<str>, Vec<T>>, is_it: impl Fn(&T) -> bool
 
 #[cfg(test)]
 mod tests {
-    use fanfare_protocol::Tenant;
+    use std::time::Duration;
+
+    use fanfare_protocol::{Epoch, Position, Tenant};
 
     use super::*;
+    use crate::Retention;
 
+    /// Namespace `h` has history.
     fn table() -> Table {
-        Table::new(RedisChannels::new("rt").unwrap())
+        let mut history = HistoryOptions::default();
+        history.namespaces.insert("h".into(), Retention { size: 1, ttl: Duration::from_secs(1) });
+        Table::new(RedisChannels::new("rt").unwrap(), &history)
+    }
+
+    fn arrived(offset: Option<u64>) -> Arrived {
+        let position = |offset| Position { offset, epoch: Epoch::parse("e").unwrap() };
+        let position = offset.map(|offset| LivePosition { position: position(offset), previous: None });
+        Arrived { body: Body::new("x"), timestamp: offset, position }
     }
 
     fn interest(id: u64, topic: &str) -> Interest {
@@ -201,7 +230,7 @@ mod tests {
             interest(5, "b:*"),
         ]);
         let ids = |publications: Vec<Publication>| publications.iter().map(|p| p.interest.0).collect::<Vec<_>>();
-        let body = Body::new("x");
+        let body = arrived(None);
         assert_eq!(ids(table.by_channel("rt:pub:acme:a:x", &body)), [1]);
         assert!(ids(table.by_channel("rt:pub:other:a:x", &body)).is_empty());
         let by_pattern = |name: &str| table.by_pattern(name, &body).map(ids);
@@ -211,5 +240,33 @@ mod tests {
         assert!(by_pattern("rt:pub:acme").unwrap().is_empty());
         assert!(by_pattern("rt:pub:acme:a:not a name").is_err());
         assert_eq!(table.by_pattern("rt:pub:acme:a:x", &body).unwrap()[0].channel.as_ref().unwrap().as_str(), "a:x");
+    }
+    #[test]
+    fn a_namespace_with_history_has_two_names() {
+        let mut table = table();
+        let added = table.add(&[interest(1, "h:x"), interest(2, "h:*"), interest(3, "h:*:y"), interest(4, "hh:x")]);
+        let channels = ["rt:pub:acme:h:x", "rt:live:{acme:h:x}", "rt:pub:acme:hh:x"];
+        assert_eq!(added, names(&channels, &["rt:pub:acme:h:*", "rt:live:{acme:h:*"]));
+        assert_eq!(table.count(), (3, 2));
+        let said = |publications: Vec<Publication>| {
+            let said = |p: Publication| (p.interest.0, p.timestamp, p.position.map(|at| at.position.offset));
+            publications.into_iter().map(said).collect::<Vec<_>>()
+        };
+        assert_eq!(said(table.by_channel("rt:live:{acme:h:x}", &arrived(Some(7)))), [(1, Some(7), Some(7))]);
+        assert_eq!(said(table.by_channel("rt:pub:acme:h:x", &arrived(None))), [(1, None, None)]);
+        let by_pattern = |name: &str| table.by_pattern(name, &arrived(Some(7)));
+        assert_eq!(said(by_pattern("rt:live:{acme:h:x}").unwrap()), [(2, Some(7), Some(7))]);
+        assert_eq!(said(by_pattern("rt:live:{acme:h:x:y}").unwrap()), [(3, Some(7), Some(7))]);
+        assert_eq!(by_pattern("rt:live:{acme:h:x}").unwrap()[0].channel.as_ref().unwrap().as_str(), "h:x");
+        assert!(by_pattern("rt:live:{other:h:x}").unwrap().is_empty());
+        for name in ["rt:live:{acme:h:x", "rt:live:{acme:h:}", "rt:live:{acme:h:x}}", "rt:live:{acme:h:a b}"] {
+            assert!(by_pattern(name).is_err(), "{name}");
+        }
+        assert!(table.remove([1, 3].map(InterestId)).channels == channels[..2]);
+        assert_eq!(
+            table.remove([2, 4].map(InterestId)),
+            names(&channels[2..], &["rt:pub:acme:h:*", "rt:live:{acme:h:*"])
+        );
+        assert!(table.all().is_empty() && table.held.is_empty());
     }
 }

@@ -9,9 +9,12 @@ mod history;
 mod interruption;
 mod memory;
 mod nats;
+mod nats_history;
+mod nats_streams;
 mod node;
 mod redis;
 mod redis_cluster;
+mod redis_history;
 mod redis_sentinel;
 mod slow;
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fanfare_broker::{Broker, BrokerError, BrokerEvent, BrokerOptions, Events, Scope, open};
+use fanfare_broker::{Broker, BrokerError, BrokerEvent, BrokerOptions, Events, HistoryOptions, Scope, open};
 use fanfare_protocol::{Channel, RedisChannels, Tenant};
 use fanfare_testkit::{
     RedisServer,
@@ -21,7 +21,7 @@ use fred::{
 };
 
 use crate::{
-    fixture::{Fixture, Outside, SOON, Server},
+    fixture::{Fixture, KeepsHistory, Outside, SOON, Server},
     node::{Node, Wanted, number, numbered},
 };
 
@@ -116,8 +116,19 @@ impl Outside for Plain {
     async fn flush(&self) {}
 }
 
+impl KeepsHistory for RedisFixture {
+    async fn start_with_history() -> Self {
+        Self::start().await
+    }
+
+    async fn connect_with(&self, history: HistoryOptions) -> (Arc<dyn Broker>, Events) {
+        open(&BrokerOptions { history, ..BrokerOptions::new(self.0.url()) }).await.unwrap()
+    }
+}
+
 crate::every_broker!(RedisFixture);
 crate::every_server!(RedisFixture);
+crate::every_history!(RedisFixture);
 
 /// Connects, and delivers one publication there and back.
 pub(crate) async fn works(options: &BrokerOptions) {

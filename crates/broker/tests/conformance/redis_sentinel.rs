@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfare_broker::{Broker, BrokerError, BrokerEvent, BrokerOptions, Events, Publication, open};
+use fanfare_broker::{Broker, BrokerError, BrokerEvent, BrokerOptions, Events, HistoryOptions, Publication, open};
 use fanfare_testkit::{
     RedisSentinel, RedisServer,
     redis::{Reply, SERVICE},
@@ -18,7 +18,7 @@ use fanfare_testkit::{
 use fred::prelude::{Config, ServerConfig};
 
 use crate::{
-    fixture::{Fixture, Outside, SOON, Server},
+    fixture::{Fixture, KeepsHistory, Outside, SOON, Server},
     node::{Node, Wanted, number, numbered},
     redis::{Plain, works},
 };
@@ -108,8 +108,19 @@ async fn outside(group: &RedisSentinel) -> Plain {
     Plain::over(Config { server, ..Config::default() }).await
 }
 
+impl KeepsHistory for SentinelFixture {
+    async fn start_with_history() -> Self {
+        Self::start().await
+    }
+
+    async fn connect_with(&self, history: HistoryOptions) -> (Arc<dyn Broker>, Events) {
+        open(&BrokerOptions { history, ..BrokerOptions::new(self.0.url()) }).await.unwrap()
+    }
+}
+
 crate::every_broker!(SentinelFixture);
 crate::every_server!(SentinelFixture);
+crate::every_history!(SentinelFixture);
 
 #[tokio::test]
 async fn passwords_of_servers_and_sentinels() {
@@ -157,19 +168,19 @@ async fn the_sentinels_that_are_left_serve() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_is_killed_under_load() {
-    failover_under_load(Kill::Killed).await;
+    Box::pin(failover_under_load(Kill::Killed)).await;
 }
 
 /// A master that comes back, and is made a replica of the one that took its place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_is_frozen_under_load() {
-    failover_under_load(Kill::Frozen).await;
+    Box::pin(failover_under_load(Kill::Frozen)).await;
 }
 
 /// Nothing is wrong with the node's connections but that they lead to the wrong server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_is_replaced_while_it_is_well() {
-    failover_under_load(Kill::Replaced).await;
+    Box::pin(failover_under_load(Kill::Replaced)).await;
 }
 
 #[derive(Clone, Copy, PartialEq)]

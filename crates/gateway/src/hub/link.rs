@@ -12,7 +12,9 @@ use std::{
 
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::message::ShardMessage;
+use fanfare_protocol::{ErrorBody, ErrorCode};
+
+use super::message::{Recoverer, ShardMessage};
 use crate::limits::{SHARD_BACKLOG_BYTES, SHARD_INBOX_BYTES, SHARD_STALL};
 
 /// Why subscribers are told of a gap after their shard was interrupted.
@@ -102,6 +104,7 @@ impl ShardLink {
         if self.interrupted && bytes > 0 {
             return false;
         }
+        let message = if self.interrupted { without_recovery(message) } else { message };
         if self.backlog.is_empty() {
             match self.inbox.try_send(message) {
                 Ok(()) | Err(TrySendError::Closed(_)) => return false,
@@ -134,7 +137,7 @@ impl ShardLink {
         self.full_since = None;
         if self.interrupted && self.inbox.has_room() {
             self.interrupted = false;
-            self.backlog.push_back(ShardMessage::GapEverywhere { reason: STALLED });
+            self.backlog.push_back(ShardMessage::GapEverywhere { reason: STALLED, repair: true });
         }
     }
 
@@ -142,6 +145,13 @@ impl ShardLink {
         let gaps = |message: &ShardMessage| matches!(message, ShardMessage::GapEverywhere { .. });
         // One says it all, however often a broker comes and goes.
         if gaps(&message) && self.backlog.back().is_some_and(gaps) {
+            if let (
+                Some(ShardMessage::GapEverywhere { repair, .. }),
+                ShardMessage::GapEverywhere { repair: true, .. },
+            ) = (self.backlog.back_mut(), message)
+            {
+                *repair = true;
+            }
             return;
         }
         self.backlog.push_back(message);
@@ -151,9 +161,21 @@ impl ShardLink {
     /// Drops publications that wait; all else stays, since a lost answer would hang a client.
     fn interrupt(&mut self) {
         let waiting = self.backlog.len();
-        self.backlog.retain(|message| bytes_of(message) == 0);
+        let backlog = std::mem::take(&mut self.backlog).into_iter();
+        self.backlog = backlog.filter(|message| bytes_of(message) == 0).map(without_recovery).collect();
         self.backlog_bytes = 0;
         self.interrupted = self.interrupted || self.backlog.len() < waiting;
+    }
+}
+
+/// A session that recovered to a place which its shard has not reached cannot go on from there: it has to try again.
+fn without_recovery(message: ShardMessage) -> ShardMessage {
+    match message {
+        ShardMessage::Recovered { recoverer: recoverer @ Recoverer { session: Some(_), .. }, .. } => {
+            let refusal = ErrorBody::new(ErrorCode::Unavailable, "this node is overloaded; try again");
+            ShardMessage::Recovered { recoverer, result: Err(refusal) }
+        }
+        message => message,
     }
 }
 
@@ -201,7 +223,7 @@ mod tests {
         for _ in 0..INBOX {
             assert!(!link.send(publication(), now));
         }
-        assert!(!link.send(ShardMessage::Subscribed { slot: SLOT }, now));
+        assert!(!link.send(ShardMessage::Subscribed { slot: SLOT, position: None }, now));
         assert!(!link.send(publication(), now));
         assert!(link.has_backlog());
         assert_eq!(take_all(&mut receiver).await.len(), INBOX);
@@ -219,7 +241,7 @@ mod tests {
         for _ in 0..=INBOX {
             assert!(!link.send(publication(), now));
         }
-        link.send(ShardMessage::Subscribed { slot: SLOT }, now);
+        link.send(ShardMessage::Subscribed { slot: SLOT, position: None }, now);
         let later = now + SHARD_STALL + Duration::from_millis(1);
         assert!(link.send(publication(), later), "interrupted now");
         assert!(!link.send(publication(), later), "and told once");
@@ -228,7 +250,10 @@ mod tests {
         link.drain();
         let rest = take_all(&mut receiver).await;
         assert!(
-            matches!(rest[..], [ShardMessage::Subscribed { .. }, ShardMessage::GapEverywhere { reason: STALLED }]),
+            matches!(
+                rest[..],
+                [ShardMessage::Subscribed { .. }, ShardMessage::GapEverywhere { reason: STALLED, repair: true }]
+            ),
             "{rest:?}"
         );
         assert!(!link.send(publication(), later));
@@ -250,7 +275,10 @@ mod tests {
         while link.has_backlog() {
             link.drain();
         }
-        assert!(matches!(take_all(&mut receiver).await[..], [ShardMessage::GapEverywhere { reason: STALLED }]));
+        assert!(matches!(
+            take_all(&mut receiver).await[..],
+            [ShardMessage::GapEverywhere { reason: STALLED, repair: true }]
+        ));
         link.send(publication(), now);
         assert_eq!(take_all(&mut receiver).await.len(), 1, "publications come again");
     }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use fanfare_protocol::{ErrorBody, Tenant, Topic};
-use fanfare_session::{Completion, OpId};
+use fanfare_protocol::{ErrorBody, Missed, Position, Tenant, Topic};
+use fanfare_session::{Completion, OpId, Start};
 
 use crate::encoding::EncodedPublication;
 
@@ -31,8 +31,29 @@ pub(crate) struct ConnectionId {
 pub(crate) enum HubRequest {
     /// The shard has its first subscriber of a topic; answered by `Subscribed` or `Refused`.
     Subscribe { shard: ShardId, slot: SlotId, tenant: Tenant, topic: Topic },
+    /// What lies behind a position on a channel with history, or its newest publications; answered by `Recovered`, unless
+    /// the topic has ended meanwhile.
+    Recover { recoverer: Recoverer, tenant: Tenant, topic: Topic, start: Start },
     /// The shard has no subscriber of the topic any more. Not answered.
     Unsubscribe { shard: ShardId, slot: SlotId, tenant: Tenant, topic: Topic },
+}
+
+/// Who wants what it missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Recoverer {
+    pub(crate) shard: ShardId,
+    pub(crate) slot: SlotId,
+    /// A session that subscribes; `None` for the topic with all its subscribers on the shard.
+    pub(crate) session: Option<(ConnectionId, OpId)>,
+}
+
+/// The answer to one who recovers. What lies behind `position` comes after it.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    pub(crate) position: Position,
+    /// Whether `publications` are all that lie behind the position that was given; `None` where none was.
+    pub(crate) recovered: Option<bool>,
+    pub(crate) publications: Vec<Arc<EncodedPublication>>,
 }
 
 /// What a shard is told. One FIFO for all of it, so that a subscription and the publications after it cannot race.
@@ -41,13 +62,17 @@ pub(crate) enum ShardMessage {
     /// Deliver to the subscribers of these topics, each session once.
     Publication { targets: Targets, publication: Arc<EncodedPublication> },
     /// The broker holds the interest: what is published from now on comes.
-    Subscribed { slot: SlotId },
+    /// On a channel with history `position` is where it stands.
+    Subscribed { slot: SlotId, position: Option<Position> },
+    /// What one that recovers gets, or why not.
+    Recovered { recoverer: Recoverer, result: Result<Recovery, ErrorBody> },
     /// The broker does not hold the interest, or not any more: who waits is refused, who is subscribed is told the end.
     Refused { slot: SlotId, refusal: ErrorBody },
     /// Publications on the topic were or may have been missed.
-    Gap { slot: SlotId, reason: &'static str },
-    /// Publications on every topic of the shard were or may have been missed.
-    GapEverywhere { reason: &'static str },
+    Gap { slot: SlotId, reason: &'static str, missed: Option<Missed> },
+    /// Publications on every topic of the shard were or may have been missed. Channels with history are repaired: by the hub,
+    /// or where `repair` says so, by the shard, which asks for what it missed.
+    GapEverywhere { reason: &'static str, repair: bool },
     /// An action of a session is done.
     Completed { connection: ConnectionId, op: OpId, completion: Completion },
     /// The node is going away: tell every session and close.
@@ -55,7 +80,7 @@ pub(crate) enum ShardMessage {
 }
 
 /// Topics of one shard that a publication belongs to: nearly always one; several where patterns overlap.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Targets {
     One(SlotId),
     Several(Box<[SlotId]>),

@@ -4,9 +4,11 @@
 //! the broker's events come through one stream. It waits for neither: calls at the broker run beside it, and what a
 //! shard's inbox does not take is kept for it (see [`link`]).
 
+mod history;
 mod link;
 pub(crate) mod message;
 mod metrics;
+mod timeline;
 mod topics;
 
 use std::{
@@ -18,18 +20,20 @@ use std::{
 use fanfare_broker::{
     Broker, BrokerError, BrokerEvent, Events, Interest, InterestId, Interruption, Publication, Scope,
 };
-use fanfare_protocol::{Channel, Delivery, ErrorBody, ErrorCode, Tenant, Topic};
+use fanfare_protocol::{Delivery, ErrorBody, ErrorCode, Tenant, Topic};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+pub(crate) use history::HistoryConfig;
+use history::{Histories, Told};
 use link::ShardLink;
-pub(crate) use link::{ShardInbox, ShardInboxReceiver, shard_inbox};
+pub(crate) use link::{STALLED, ShardInbox, ShardInboxReceiver, shard_inbox};
 use message::{HubRequest, ShardId, ShardMessage, SlotId, Targets};
 use metrics::HubMetrics;
-use topics::{InterestState, TopicTable};
+use topics::{InterestState, TopicState, TopicTable};
 
 use crate::{
     clock::Clock,
@@ -43,8 +47,11 @@ const REFUSED: &str = "refused";
 /// Why subscribers are told of a gap when a pattern that led their topic ends.
 const INTEREST_CHANGED: &str = "interest_changed";
 
+/// Where a publication goes, by shard.
+type Route = SmallVec<[(ShardId, Targets); 2]>;
+
 /// What the hub is told by the configuration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct HubConfig {
     /// How long an interest is kept after its last subscriber.
     pub(crate) linger: Duration,
@@ -52,12 +59,15 @@ pub(crate) struct HubConfig {
     pub(crate) max_topics: usize,
     /// Bytes of a publication's body.
     pub(crate) max_publication_bytes: usize,
+    /// Channels with history.
+    pub(crate) history: HistoryConfig,
 }
 
 /// What a call at the broker came to.
 enum CallResult {
     Added { interests: Vec<InterestId>, result: Result<(), BrokerError> },
     Removed,
+    Told(Told),
 }
 
 /// See the module.
@@ -69,13 +79,15 @@ pub(crate) struct Hub {
     metrics: HubMetrics,
     shards: Vec<ShardLink>,
     topics: TopicTable,
+    histories: Histories,
     /// Interests that are to be added, until a call takes them.
     wanted: VecDeque<InterestId>,
     /// Interests that had no subscribers, each once, about in the order in which they end.
     lingering: VecDeque<(Instant, InterestId)>,
     /// Calls that are under way; see [`INTEREST_CALLS`].
     calls: FuturesUnordered<BoxFuture<'static, CallResult>>,
-    /// How many of them remove interests.
+    /// How many of them add interests, and how many remove them.
+    adding: usize,
     removing: usize,
     /// How many interests were ever confirmed.
     confirmed: u64,
@@ -90,6 +102,7 @@ impl Hub {
         shards: Vec<ShardInbox>,
     ) -> Self {
         Self {
+            histories: Histories::new(config.history.clone()),
             config,
             broker,
             clock,
@@ -100,6 +113,7 @@ impl Hub {
             wanted: VecDeque::new(),
             lingering: VecDeque::new(),
             calls: FuturesUnordered::new(),
+            adding: 0,
             removing: 0,
             confirmed: 0,
         }
@@ -118,6 +132,7 @@ impl Hub {
             self.shards.iter_mut().filter(|shard| shard.has_backlog()).for_each(ShardLink::drain);
             let has_backlog = self.shards.iter().any(ShardLink::has_backlog);
             let linger_ends = self.lingering.front().map(|(at, _)| (*at).into());
+            let timer = self.histories.next_timer().map(|at| history::instant(self.clock.now(), at).into());
             tokio::select! {
                 biased;
                 () = cancelled.cancelled() => return,
@@ -128,6 +143,7 @@ impl Hub {
                 }
                 () = tokio::time::sleep(SHARD_RETRY), if has_backlog => {}
                 () = sleep_until(linger_ends), if self.removing == 0 => self.handle_linger_end(Instant::now()),
+                () = sleep_until(timer) => self.handle_timers(),
                 count = events.recv_many(&mut batch, HUB_EVENTS_PER_TURN) => {
                     if count == 0 {
                         warn!(broker = self.broker.name(), "the broker's event stream has ended");
@@ -137,6 +153,7 @@ impl Hub {
                 }
             }
             self.start_calls();
+            self.start_asking();
         }
     }
 
@@ -165,6 +182,10 @@ impl Hub {
     fn handle_request(&mut self, request: HubRequest) {
         match request {
             HubRequest::Subscribe { shard, slot, tenant, topic } => self.subscribe(shard, slot, tenant, topic),
+            HubRequest::Recover { recoverer, tenant, topic, start } => {
+                let id = self.topics.find(tenant.as_str(), topic.as_str());
+                self.recover(recoverer, id, start);
+            }
             HubRequest::Unsubscribe { shard, slot, tenant, topic } => self.unsubscribe(shard, slot, &tenant, &topic),
         }
     }
@@ -186,7 +207,8 @@ impl Hub {
         state.subscribers.push((shard, slot));
         state.lingers_until = None;
         if matches!(state.interest, InterestState::Held(_)) {
-            self.send(shard, ShardMessage::Subscribed { slot });
+            let position = state.timeline.as_ref().and_then(|timeline| timeline.position()).cloned();
+            self.send(shard, ShardMessage::Subscribed { slot, position });
         }
     }
 
@@ -226,7 +248,8 @@ impl Hub {
 
     /// Starts calls for what is wanted, as far as the bound on calls allows.
     fn start_calls(&mut self) {
-        while !self.wanted.is_empty() && self.calls.len() - self.removing < INTEREST_CALLS {
+        while !self.wanted.is_empty() && self.adding < INTEREST_CALLS {
+            self.adding += 1;
             let count = self.wanted.len().min(INTERESTS_PER_CALL);
             let ids: Vec<_> = self.wanted.drain(..count).filter(|id| self.topics.get(*id).is_some()).collect();
             let interests: Vec<_> = ids.iter().filter_map(|id| self.interest(*id)).collect();
@@ -247,10 +270,12 @@ impl Hub {
     }
 
     fn handle_call_result(&mut self, result: CallResult) {
-        let CallResult::Added { interests, result } = result else {
-            self.removing -= 1;
-            return;
+        let (interests, result) = match result {
+            CallResult::Added { interests, result } => (interests, result),
+            CallResult::Removed => return self.removing -= 1,
+            CallResult::Told(told) => return self.handle_told(told),
         };
+        self.adding -= 1;
         match result {
             Ok(()) => interests.into_iter().for_each(|id| self.handle_added(id)),
             Err(error) => {
@@ -266,6 +291,9 @@ impl Hub {
     }
 
     fn handle_added(&mut self, id: InterestId) {
+        if self.begin_timeline(id) {
+            return;
+        }
         let Some(state) = self.topics.get_mut(id) else { return };
         self.confirmed += 1;
         state.interest = InterestState::Held(self.confirmed);
@@ -274,12 +302,13 @@ impl Hub {
             self.linger(id);
         }
         for (shard, slot) in subscribers {
-            self.send(shard, ShardMessage::Subscribed { slot });
+            self.send(shard, ShardMessage::Subscribed { slot, position: None });
         }
     }
 
     fn handle_not_added(&mut self, id: InterestId, refusal: &ErrorBody) {
         let Some(state) = self.topics.remove(id) else { return };
+        self.timeline_ended(&state);
         self.metrics.topics.set(self.topics.len() as f64);
         for (shard, slot) in state.subscribers {
             self.send(shard, ShardMessage::Refused { slot, refusal: refusal.clone() });
@@ -299,7 +328,9 @@ impl Hub {
             match state.lingers_until {
                 Some(until) if until <= now => {
                     if self.end_leading(id) {
-                        self.topics.remove(id);
+                        if let Some(state) = self.topics.remove(id) {
+                            self.timeline_ended(&state);
+                        }
                         ended.push(id);
                     } else {
                         self.linger(id);
@@ -353,8 +384,17 @@ impl Hub {
         }
     }
 
-    fn handle_publication(&mut self, publication: Publication) {
+    fn handle_publication(&mut self, mut publication: Publication) {
         self.metrics.received.increment(1);
+        if publication.position.is_some() {
+            if publication.channel.is_none() {
+                let live = publication.position.take().expect("it is some");
+                return self.take_positioned(publication, live);
+            }
+            if !self.pattern_delivers(&publication) {
+                return;
+            }
+        }
         let Some(targets) = self.targets(&publication) else { return };
         if targets.is_empty() {
             return;
@@ -374,7 +414,8 @@ impl Hub {
             }
         };
         let timestamp = envelope.timestamp.or(publication.timestamp).unwrap_or_else(unix_millis);
-        let delivery = Delivery { envelope: &envelope, channel: channel.as_str(), timestamp, position: None };
+        let position = publication.position.as_ref().map(|live| &live.position);
+        let delivery = Delivery { envelope: &envelope, channel: channel.as_str(), timestamp, position };
         let publication = Arc::new(EncodedPublication::new(&delivery));
         for (shard, targets) in targets {
             self.send(shard, ShardMessage::Publication { targets, publication: publication.clone() });
@@ -382,25 +423,33 @@ impl Hub {
     }
 
     /// Where a publication goes, by shard; `None` where it is a copy that another interest brings, or a late one.
-    fn targets(&self, publication: &Publication) -> Option<SmallVec<[(ShardId, Targets); 2]>> {
-        let state = self.topics.get(publication.interest)?;
-        let channel = match (&publication.channel, &state.topic) {
-            (None, Topic::Channel(channel)) if self.topics.patterns(&state.tenant, channel.namespace()) == 0 => {
-                return Some(state.subscribers.iter().map(|(shard, slot)| (*shard, Targets::One(*slot))).collect());
+    fn targets(&self, publication: &Publication) -> Option<Route> {
+        let id = publication.interest;
+        let state = self.topics.get(id)?;
+        match &publication.channel {
+            None => self.targets_of(id, state),
+            Some(channel) => {
+                let mut matching = self.topics.matching(&state.tenant, channel);
+                if publication.position.is_some() {
+                    // The channel itself is not followed yet, or was not then: this is the patterns' alone.
+                    matching.retain(|id| self.topics.get(*id).is_some_and(|state| state.topic.is_pattern()));
+                }
+                self.joined_targets(id, &matching)
             }
-            (Some(channel), _) | (None, Topic::Channel(channel)) => channel,
-            (None, Topic::Pattern(_)) => return Some(SmallVec::new()),
-        };
-        self.overlapping_targets(publication.interest, &state.tenant, channel)
+        }
     }
 
-    fn overlapping_targets(
-        &self,
-        interest: InterestId,
-        tenant: &Tenant,
-        channel: &Channel,
-    ) -> Option<SmallVec<[(ShardId, Targets); 2]>> {
-        let matching = self.topics.matching(tenant, channel);
+    /// Where publications go that came by a topic's own name.
+    fn targets_of(&self, id: InterestId, state: &TopicState) -> Option<Route> {
+        let Topic::Channel(channel) = &state.topic else { return Some(Route::new()) };
+        if self.topics.patterns(&state.tenant, channel.namespace()) == 0 {
+            return Some(state.subscribers.iter().map(|(shard, slot)| (*shard, Targets::One(*slot))).collect());
+        }
+        self.joined_targets(id, &self.topics.matching(&state.tenant, channel))
+    }
+
+    /// Where a publication goes that all of these topics get; `None` where another than this one leads.
+    fn joined_targets(&self, interest: InterestId, matching: &[InterestId]) -> Option<Route> {
         if matching.first() != Some(&interest) {
             return None;
         }
@@ -423,6 +472,7 @@ impl Hub {
             Scope::All => {
                 warn!(broker = self.broker.name(), reason, "the broker is interrupted");
                 self.readiness.broker_interrupted(self.clock.now());
+                self.histories_interrupted();
             }
             Scope::Interest(id) if reason == REFUSED => self.end_refused(id),
             Scope::Interest(id) => {
@@ -443,23 +493,29 @@ impl Hub {
                 self.metrics.resumed();
                 for shard in 0..self.shards.len() {
                     let shard = ShardId(u16::try_from(shard).expect("shards are numbered in 16 bits"));
-                    self.send(shard, ShardMessage::GapEverywhere { reason: "broker_interrupted" });
+                    let reason = "broker_interrupted";
+                    self.send(shard, ShardMessage::GapEverywhere { reason, repair: false });
                 }
+                self.histories_resumed();
             }
             Scope::Interest(id) => {
                 let Some(state) = self.topics.get_mut(id) else { return };
                 let reason = state.interrupted.take().unwrap_or("broker_interrupted");
+                if state.timeline.is_some() {
+                    return self.history_resumed(id);
+                }
                 // Where it leads others, what it missed was theirs too.
                 self.tell_gap(&self.topics.overlapping(id), reason);
             }
         }
     }
 
+    /// Tells subscribers of topics without history; channels with history are repaired.
     fn tell_gap(&mut self, topics: &[InterestId], reason: &'static str) {
         for id in topics {
-            let Some(state) = self.topics.get(*id) else { continue };
+            let Some(state) = self.topics.get(*id).filter(|state| state.timeline.is_none()) else { continue };
             for (shard, slot) in state.subscribers.clone() {
-                self.send(shard, ShardMessage::Gap { slot, reason });
+                self.send(shard, ShardMessage::Gap { slot, reason, missed: None });
             }
         }
     }
@@ -468,6 +524,7 @@ impl Hub {
     fn end_refused(&mut self, id: InterestId) {
         let overlapping = self.topics.overlapping(id);
         let Some(state) = self.topics.remove(id) else { return };
+        self.timeline_ended(&state);
         warn!(broker = self.broker.name(), topic = %state.topic, "the broker refuses a channel; its subscriptions end");
         let refusal = ErrorBody::new(ErrorCode::Internal, "the broker does not let this node have the channel");
         for (shard, slot) in state.subscribers {

@@ -8,7 +8,10 @@ use fanfare_protocol::{Channel, Tenant, Topic};
 use hashbrown::{HashMap, HashTable};
 use smallvec::SmallVec;
 
-use super::message::{ShardId, SlotId};
+use super::{
+    history::Timekeeper,
+    message::{ShardId, SlotId},
+};
 
 /// One topic of one tenant on this node.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub(super) struct TopicState {
     pub(super) interest: InterestState,
     /// Where the subscribers are, one entry per shard.
     pub(super) subscribers: SmallVec<[(ShardId, SlotId); 1]>,
+    /// A channel with history, from the broker's confirmation on.
+    pub(super) timeline: Option<Box<Timekeeper>>,
     /// Why publications may be missing, from an interruption of this interest alone until it is over.
     pub(super) interrupted: Option<&'static str>,
     /// When the interest ends, where nobody is subscribed.
@@ -32,7 +37,8 @@ pub(super) struct TopicState {
 pub(super) enum InterestState {
     /// Being added.
     Adding,
-    /// Confirmed by the broker. The number says in which order interests were confirmed.
+    /// Confirmed by the broker. The number says in which order interests were confirmed; it is 0 for a channel with history,
+    /// which leads patterns whenever it was confirmed, since only it can be repaired.
     Held(u64),
 }
 
@@ -83,6 +89,7 @@ impl TopicTable {
             topic,
             interest: InterestState::Adding,
             subscribers: SmallVec::new(),
+            timeline: None,
             interrupted: None,
             lingers_until: None,
             in_line: false,
@@ -180,6 +187,12 @@ impl TopicTable {
             Topic::Channel(channel) => self.matching(&state.tenant, channel).into_iter().filter(is_led).collect(),
             Topic::Pattern(_) => self.overlapping(id).into_iter().filter(is_led).collect(),
         }
+    }
+
+    /// Channels with history that are followed. Goes through all topics; for interruptions only.
+    pub(super) fn with_timeline(&self) -> Vec<InterestId> {
+        let followed = self.places.iter().filter(|(_, state)| state.timeline.is_some());
+        followed.map(|(index, _)| self.id(index as u32)).collect()
     }
 
     fn id(&self, index: u32) -> InterestId {

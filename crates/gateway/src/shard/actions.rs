@@ -1,17 +1,18 @@
 //! Carrying out what sessions decide.
 
 use fanfare_broker::Publish;
-use fanfare_protocol::{CloseCode, ErrorBody, ErrorCode, ServerMessage, Topic};
-use fanfare_session::{Action, Completion, Granted, OpId, PublishAction, Time};
+use fanfare_protocol::{Channel, CloseCode, ErrorBody, ErrorCode, ServerMessage, Topic};
+use fanfare_session::{Action, Completion, Granted, HistoryRange, OpId, PublishAction, SlowConsumer, Start, Time};
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::{
     Shard, ShardState,
     connection::State,
-    topics::{Subscribing, Unsubscribing},
+    topics::{Subscribing, Unsubscribing, Waiting},
 };
 use crate::{
     encoding::encode_message,
+    history::ClientRead,
     hub::message::{ConnectionId, HubRequest, ShardMessage},
     limits::CLOSE_LINGER,
     publishing::ClientPublish,
@@ -29,11 +30,14 @@ impl Shard {
         while let Some(action) = state.session(index).and_then(|session| session.poll_action()) {
             match action {
                 Action::Authenticate { op, token } => self.authenticate(state, index, now, op, token),
-                Action::Subscribe { op, topic, start: _ } => self.subscribe(state, index, now, op, topic),
-                Action::History { .. } => {}
+                Action::Subscribe { op, topic, start } => self.subscribe(state, index, now, op, topic, start),
+                Action::History { op, channel, range, limit } => {
+                    self.history(state, index, now, op, (channel, range, limit))
+                }
                 Action::Unsubscribe { topic } => self.unsubscribe(state, index, &topic),
                 Action::Publish(publish) => self.publish(state, index, now, publish),
                 Action::Send(message) => self.send(state, index, &message),
+                Action::Ping if state.connections[index].events.is_some() => self.send_heartbeat(state, index, now),
                 Action::Ping => self.send_frame(state, index, |out| encode::ping(b"", out)),
                 Action::Close { code, reason } => self.close(state, index, code, &reason),
             }
@@ -45,9 +49,13 @@ impl Shard {
         if state.connections[index].state != State::Open {
             return;
         }
-        self.send_frame(state, index, |out| {
-            encode::close(Some(code.as_u16()), &reason[..reason.floor_char_boundary(MAX_CLOSE_REASON_BYTES)], out);
-        });
+        if state.connections[index].events.is_some() {
+            self.send_farewell(state, index, code, reason);
+        } else {
+            self.send_frame(state, index, |out| {
+                encode::close(Some(code.as_u16()), &reason[..reason.floor_char_boundary(MAX_CLOSE_REASON_BYTES)], out);
+            });
+        }
         if state.connections[index].state != State::Open {
             return; // not even the close frame found room: closed as a slow consumer
         }
@@ -63,9 +71,14 @@ impl Shard {
         }
         state.metrics.closed(CloseCode::SlowConsumer);
         state.metrics.slow_consumers.increment(1);
-        state.frame.clear();
-        encode::close(Some(CloseCode::SlowConsumer.as_u16()), "outbox limit reached", &mut state.frame);
-        state.connections[index].outbox.finish_with(state.frame.as_slice().into());
+        if state.connections[index].events.is_some() {
+            // Nothing may follow an event that was begun: cut off it counts as not received, and the client comes back for it.
+            state.connections[index].outbox.drop_waiting();
+        } else {
+            state.frame.clear();
+            encode::close(Some(CloseCode::SlowConsumer.as_u16()), "outbox limit reached", &mut state.frame);
+            state.connections[index].outbox.finish_with(state.frame.as_slice().into());
+        }
         self.end_session(state, index);
         self.begin_closing(state, index);
     }
@@ -114,11 +127,17 @@ impl Shard {
         self.context.tasks.spawn_on(verifying, &self.context.main);
     }
 
-    fn subscribe(&self, state: &mut ShardState, index: usize, now: Time, op: OpId, topic: Topic) {
+    fn subscribe(&self, state: &mut ShardState, index: usize, now: Time, op: OpId, topic: Topic, start: Start) {
         let id = state.id(index);
         let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
-        match state.topics.subscribe(&tenant, topic.clone(), id, op) {
+        let conflates = || {
+            let namespaces = &self.context.session_config.namespaces;
+            namespaces.get(topic.namespace()).slow_consumer == SlowConsumer::Conflate
+        };
+        let waiting = Waiting { connection: id, op, start };
+        match state.topics.subscribe(&tenant, topic.clone(), waiting.clone(), conflates) {
             Subscribing::Done => complete(state, index, now, op, Completion::Subscribed(Ok(Granted::default()))),
+            Subscribing::Follows(slot) => self.begin(state, slot, waiting),
             Subscribing::Waits => {}
             Subscribing::First(slot) => {
                 self.ask_hub(state, HubRequest::Subscribe { shard: self.context.id, slot, tenant, topic });
@@ -129,11 +148,31 @@ impl Shard {
     fn unsubscribe(&self, state: &mut ShardState, index: usize, topic: &Topic) {
         let id = state.id(index);
         let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
+        if let (Some(aside), Some(slot)) = (&mut state.connections[index].aside, state.topics.slot(&tenant, topic)) {
+            aside.end(slot);
+        }
         let ended = state.topics.unsubscribe(&tenant, topic, id);
         self.tell_hub_if_last(state, ended);
     }
 
-    fn tell_hub_if_last(&self, state: &mut ShardState, ended: Unsubscribing) {
+    fn history(
+        &self,
+        state: &mut ShardState,
+        index: usize,
+        now: Time,
+        op: OpId,
+        (channel, range, limit): (Channel, HistoryRange, usize),
+    ) {
+        let connection = state.id(index);
+        let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
+        let read = ClientRead { tenant, channel, range, limit, shard: self.context.inbox.clone(), connection, op };
+        if self.context.reads.try_send(read).is_err() {
+            let refusal = ErrorBody::new(ErrorCode::Unavailable, "this node has too many reads in hand; try again");
+            complete(state, index, now, op, Completion::History(Err(refusal)));
+        }
+    }
+
+    pub(super) fn tell_hub_if_last(&self, state: &mut ShardState, ended: Unsubscribing) {
         if let Unsubscribing::Last { slot, tenant, topic } = ended {
             self.ask_hub(state, HubRequest::Unsubscribe { shard: self.context.id, slot, tenant, topic });
         }
@@ -141,7 +180,7 @@ impl Shard {
 
     /// Sends a request to the hub, in order. What its inbox does not take waits here: for each topic at most one of a kind,
     /// since an unsubscribe takes back a subscribe that has not left yet, and topics are limited.
-    fn ask_hub(&self, state: &mut ShardState, request: HubRequest) {
+    pub(super) fn ask_hub(&self, state: &mut ShardState, request: HubRequest) {
         if let HubRequest::Unsubscribe { slot, .. } = &request {
             let asked = |other: &HubRequest| matches!(other, HubRequest::Subscribe { slot: own, .. } if own == slot);
             if let Some(at) = state.unsent.iter().rposition(asked) {
@@ -179,10 +218,14 @@ impl Shard {
     /// Puts a reply or push into the outbox.
     fn send(&self, state: &mut ShardState, index: usize, message: &ServerMessage) {
         state.metrics.told(message);
-        let variant = state.connections[index].variant;
-        state.frame.clear();
-        encode_message(variant, message, &mut state.deflater, &mut state.frame);
-        self.push_frame(state, index);
+        if state.connections[index].events.is_some() {
+            self.send_to_stream(state, index, message);
+        } else {
+            let variant = state.connections[index].variant;
+            state.frame.clear();
+            encode_message(variant, message, &mut state.deflater, &mut state.frame);
+            self.push_frame(state, index);
+        }
     }
 
     /// Puts a frame into the outbox.
@@ -192,7 +235,7 @@ impl Shard {
         self.push_frame(state, index);
     }
 
-    fn push_frame(&self, state: &mut ShardState, index: usize) {
+    pub(super) fn push_frame(&self, state: &mut ShardState, index: usize) {
         let pushed = state.connections[index].push(state.frame.as_slice().into(), self.outbox_limits());
         if pushed.is_err() {
             self.close_slow_consumer(state, index);
@@ -202,15 +245,20 @@ impl Shard {
     /// Hands a completion to the session that waits for it, if it is still there.
     pub(super) fn handle_completion(&self, state: &mut ShardState, id: ConnectionId, op: OpId, completion: Completion) {
         let Some(index) = state.place(id) else { return };
-        let now = self.context.clock.now();
-        complete(state, index, now, op, completion);
-        self.carry_out(state, index, now);
+        complete(state, index, self.context.clock.now(), op, completion);
+        self.settle(state, id);
+    }
+
+    /// Does what a session wants after a completion.
+    pub(super) fn settle(&self, state: &mut ShardState, id: ConnectionId) {
+        let Some(index) = state.place(id) else { return };
+        self.carry_out(state, index, self.context.clock.now());
         self.mark_dirty(state, index);
         self.arm(state, index);
     }
 }
 
-fn complete(state: &mut ShardState, index: usize, now: Time, op: OpId, completion: Completion) {
+pub(super) fn complete(state: &mut ShardState, index: usize, now: Time, op: OpId, completion: Completion) {
     if let Some(session) = state.session(index) {
         session.handle_completion(now, op, completion);
     }

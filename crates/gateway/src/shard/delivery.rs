@@ -2,13 +2,15 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use fanfare_protocol::ErrorBody;
+use fanfare_protocol::{ErrorBody, Missed};
 use fanfare_session::{Completion, Granted};
 
 use super::{
     Shard, ShardState,
+    aside::Item,
     connection::{Flushed, State},
     outbox::Piece,
+    recovery::conflate,
     topics::Ended,
 };
 use crate::{
@@ -53,23 +55,35 @@ impl Shard {
                 state.unsealed_bytes += publication.bytes();
                 return state.unsealed_bytes > TICK_BYTES;
             }
-            ShardMessage::Subscribed { slot } => {
+            ShardMessage::Subscribed { slot, position } => {
                 self.seal(state, slot);
-                for (id, op) in state.topics.confirm(slot) {
-                    self.handle_completion(state, id, op, Completion::Subscribed(Ok(Granted::default())));
+                let has_history = position.is_some();
+                for waiting in state.topics.confirm(slot, position) {
+                    if has_history {
+                        let connection = waiting.connection;
+                        self.begin(state, slot, waiting);
+                        self.settle(state, connection);
+                    } else {
+                        let completion = Completion::Subscribed(Ok(Granted::default()));
+                        self.handle_completion(state, waiting.connection, waiting.op, completion);
+                    }
                 }
             }
+            ShardMessage::Recovered { recoverer, result } => self.take_recovery(state, recoverer, result),
             ShardMessage::Refused { slot, refusal } => {
                 self.seal(state, slot);
                 self.end_topic(state, slot, &refusal);
             }
-            ShardMessage::Gap { slot, reason } => {
+            ShardMessage::Gap { slot, reason, missed } => {
                 self.seal(state, slot);
-                self.tell_gap(state, slot, reason);
+                self.tell_gap(state, slot, reason, missed);
             }
-            ShardMessage::GapEverywhere { reason } => {
+            ShardMessage::GapEverywhere { reason, repair } => {
                 self.seal_all(state);
-                state.gaps.extend(state.topics.confirmed().map(|slot| (slot, reason)));
+                state.gaps.extend(state.topics.confirmed_without_history().map(|slot| (slot, reason)));
+                if repair {
+                    self.repair_all(state);
+                }
                 // What follows waits until all are told, a part at a time.
                 return true;
             }
@@ -88,18 +102,37 @@ impl Shard {
 
     /// Hands the publications that a topic holds to its subscribers, as one piece per variant: an outbox gets one entry
     /// and the kernel one buffer, however many publications a tick brought.
-    fn seal(&self, state: &mut ShardState, slot: SlotId) {
+    pub(super) fn seal(&self, state: &mut ShardState, slot: SlotId) {
         let Some(topic) = state.topics.get_mut(slot) else { return };
         let publications = std::mem::take(&mut topic.pending);
         if publications.is_empty() {
             return;
         }
         let subscribers = std::mem::take(&mut topic.subscribers);
+        let conflates = topic.conflates;
+        let catching_up = topic.history.as_ref().map_or_else(Vec::new, |history| history.catching_up.clone());
         let limits = self.outbox_limits();
         let mut pieces: [Option<Piece>; Variant::COUNT] = Default::default();
-        let mut slow = Vec::new();
+        let (mut slow, mut streams) = (Vec::new(), Vec::new());
+        for index in catching_up {
+            let items = publications.iter().cloned().map(Item::Publication);
+            if items.into_iter().any(|item| self.put_aside(state, index, slot, item).is_err()) {
+                slow.push(index);
+            }
+        }
+        let behind = slow.len();
         for index in &subscribers {
             let connection = &mut state.connections[*index as usize];
+            if conflates && connection.is_behind(slot, limits) {
+                if conflate(connection, slot, &publications, &state.metrics).is_err() {
+                    slow.push(*index);
+                }
+                continue;
+            }
+            if connection.variant == Variant::Sse {
+                streams.push(*index);
+                continue;
+            }
             let piece = pieces[connection.variant as usize]
                 .get_or_insert_with(|| join(&publications, connection.variant, &mut state.deflater, &mut state.frame));
             if connection.push(piece.clone(), limits).is_err() {
@@ -109,10 +142,11 @@ impl Shard {
                 state.dirty.push_back(*index);
             }
         }
-        state.metrics.delivered(publications.len() * (subscribers.len() - slow.len()));
+        state.metrics.delivered(publications.len() * (subscribers.len() + behind - slow.len() - streams.len()));
         if let Some(topic) = state.topics.get_mut(slot) {
             topic.subscribers = subscribers;
         }
+        self.deliver_to_streams(state, &streams, &publications);
         for index in slow {
             self.close_slow_consumer(state, index as usize);
         }
@@ -128,23 +162,53 @@ impl Shard {
     }
 
     /// A publication that some subscribers do not get, or that belongs to several topics: each session gets it once.
-    fn deliver_one_by_one(&self, state: &mut ShardState, slots: &[SlotId], publication: &Arc<EncodedPublication>) {
+    pub(super) fn deliver_one_by_one(
+        &self,
+        state: &mut ShardState,
+        slots: &[SlotId],
+        publication: &Arc<EncodedPublication>,
+    ) {
         state.stamp += 1;
         let limits = self.outbox_limits();
         let mut pieces: [Option<Piece>; Variant::COUNT] = Default::default();
         let mut slow = Vec::new();
+        slots.iter().for_each(|slot| self.seal(state, *slot));
+        // Who catches up first, so that nobody gets by a pattern what has to wait.
         for slot in slots {
-            self.seal(state, *slot);
             let Some(topic) = state.topics.get_mut(*slot) else { continue };
-            let subscribers = topic.subscribers.clone();
+            if !topic.takes(publication) {
+                continue;
+            }
+            let catching_up = topic.history.as_ref().map_or_else(Vec::new, |history| history.catching_up.clone());
+            for index in catching_up {
+                if state.is_new_to(index, publication)
+                    && self.put_aside(state, index, *slot, Item::Publication(publication.clone())).is_err()
+                {
+                    slow.push(index as usize);
+                }
+            }
+        }
+        for slot in slots {
+            let Some(topic) = state.topics.get_mut(*slot).filter(|topic| !topic.is_broken_for(publication)) else {
+                continue;
+            };
+            let (subscribers, conflates) = (topic.subscribers.clone(), topic.conflates);
             for index in subscribers {
-                let connection = &mut state.connections[index as usize];
-                let excluded =
-                    connection.session.as_ref().is_some_and(|session| publication.exclude.contains(&session.id()));
-                if excluded || connection.stamp == state.stamp {
+                if !state.is_new_to(index, publication) {
                     continue;
                 }
-                connection.stamp = state.stamp;
+                let connection = &mut state.connections[index as usize];
+                if conflates && connection.is_behind(*slot, limits) {
+                    let one = std::slice::from_ref(publication);
+                    if conflate(connection, *slot, one, &state.metrics).is_err() {
+                        slow.push(index as usize);
+                    }
+                    continue;
+                }
+                if connection.variant == Variant::Sse {
+                    self.deliver_to_streams(state, &[index], std::slice::from_ref(publication));
+                    continue;
+                }
                 let piece = pieces[connection.variant as usize]
                     .get_or_insert_with(|| publication.frame(connection.variant, &mut state.deflater).into());
                 if connection.push(piece.clone(), limits).is_err() {
@@ -170,7 +234,7 @@ impl Shard {
         while told < GAPS_PER_TURN
             && let Some((slot, reason)) = state.gaps.pop_front()
         {
-            told += self.tell_gap(state, slot, reason);
+            told += self.tell_gap(state, slot, reason, None);
         }
         if state.gaps.is_empty() {
             state.gaps = VecDeque::new();
@@ -178,16 +242,31 @@ impl Shard {
     }
 
     /// Tells subscribers of a topic that they missed something; returns how many they are.
-    fn tell_gap(&self, state: &mut ShardState, slot: SlotId, reason: &'static str) -> usize {
+    pub(super) fn tell_gap(
+        &self,
+        state: &mut ShardState,
+        slot: SlotId,
+        reason: &'static str,
+        missed: Option<Missed>,
+    ) -> usize {
         let Some(topic) = state.topics.get_mut(slot) else { return 0 };
+        let mut catching_up = Vec::new();
+        if let Some(history) = &mut topic.history {
+            catching_up.clone_from(&history.catching_up);
+            missed.iter().for_each(|missed| history.move_to(&missed.to));
+        }
         let (subscribers, topic) = (topic.subscribers.clone(), topic.topic.clone());
+        for index in catching_up {
+            // A gap has no bytes, so that it always finds room.
+            let _ = self.put_aside(state, index, slot, Item::Gap(reason, missed.clone()));
+        }
         let count = subscribers.len();
         state.metrics.gap(reason, count);
         let now = self.context.clock.now();
         for index in subscribers {
             let index = index as usize;
             if let Some(session) = state.session(index) {
-                session.handle_gap(now, &topic, reason, None);
+                session.handle_gap(now, &topic, reason, missed.clone());
             }
             self.carry_out(state, index, now);
             self.mark_dirty(state, index);
@@ -204,6 +283,9 @@ impl Shard {
         let now = self.context.clock.now();
         for index in subscribers {
             let index = index as usize;
+            if let Some(aside) = &mut state.connections[index].aside {
+                aside.end(slot);
+            }
             if let Some(session) = state.session(index) {
                 session.handle_unsubscribed(now, &topic, refusal.clone());
             }
@@ -257,16 +339,18 @@ impl Shard {
         if connection.state == State::Dead {
             return;
         }
-        let flushed = connection.flush(&mut state.metrics.delivered_bytes);
+        let mut flushed = connection.flush(&mut state.metrics.delivered_bytes);
+        if connection.aside.is_some() {
+            flushed = self.give_what_is_aside(state, index, flushed);
+        }
+        let connection = &mut state.connections[index];
         match (flushed, connection.state) {
             (Flushed::Broken, was) => {
                 connection.kill();
                 state.metrics.gone(was == State::Open);
             }
             // The close frame is out: nothing follows it. The client's answer, or the end of its patience, ends the rest.
-            (Flushed::Empty, State::Closing(_)) => {
-                let _ = socket2::SockRef::from(&connection.stream).shutdown(std::net::Shutdown::Write);
-            }
+            (Flushed::Empty, State::Closing(_)) => connection.transport.finish(),
             _ => {}
         }
     }
@@ -276,12 +360,23 @@ impl ShardState {
     /// Keeps a publication until its topic is sealed. `true` where the tick has enough for one write.
     fn hold(&mut self, slot: SlotId, publication: Arc<EncodedPublication>) -> bool {
         let Some(topic) = self.topics.get_mut(slot) else { return false };
+        if !topic.takes(&publication) {
+            return false;
+        }
         if topic.pending.is_empty() {
             self.unsealed.push(slot);
         }
         self.unsealed_bytes += publication.bytes();
         topic.pending.push(publication);
         self.unsealed_bytes > TICK_BYTES
+    }
+
+    /// Whether a publication of several topics, or one that excludes sessions, is for this connection, and has not gone to
+    /// it by another of the topics.
+    fn is_new_to(&mut self, index: u32, publication: &EncodedPublication) -> bool {
+        let connection = &mut self.connections[index as usize];
+        let excluded = connection.session.as_ref().is_some_and(|session| publication.exclude.contains(&session.id()));
+        !excluded && std::mem::replace(&mut connection.stamp, self.stamp) != self.stamp
     }
 }
 
@@ -291,7 +386,7 @@ pub(super) fn spread(millis: u64) -> u64 {
 }
 
 /// The frames of several publications as one piece.
-fn join(
+pub(super) fn join(
     publications: &[Arc<EncodedPublication>],
     variant: Variant,
     deflater: &mut Deflater,

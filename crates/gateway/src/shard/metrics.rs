@@ -14,6 +14,7 @@ pub(super) struct ShardMetrics {
     deliveries_total: Counter,
     delivered_bytes_total: Counter,
     malformed: Counter,
+    conflated: Counter,
     subscriptions: Gauge,
     /// As last published.
     subscriptions_told: usize,
@@ -32,6 +33,7 @@ impl ShardMetrics {
             deliveries_total: counter!(names::DELIVERIES_TOTAL),
             delivered_bytes_total: counter!(names::DELIVERED_BYTES_TOTAL),
             malformed: counter!(names::MALFORMED_FRAMES_TOTAL),
+            conflated: counter!(names::CONFLATED_TOTAL),
             subscriptions: gauge!(names::SUBSCRIPTIONS),
             subscriptions_told: 0,
             deliveries: 0,
@@ -120,6 +122,11 @@ impl ShardMetrics {
             _ => "protocol_error",
         };
         counter!(names::WEBSOCKET_VIOLATIONS_TOTAL, "reason" => reason).increment(1);
+    }
+
+    /// A publication was left out for a client that gets only the newest per key.
+    pub(super) fn conflated(&self) {
+        self.conflated.increment(1);
     }
 
     pub(super) fn gap(&mut self, reason: &'static str, sessions: usize) {

@@ -50,6 +50,8 @@ impl Bench {
             verifier: Arc::new(Verifier::new(&AuthConfig::default()).unwrap()),
             hub: hub_requests,
             publishes,
+            reads: mpsc::channel(64).0,
+            recovery_bytes: 1 << 20,
             inbox: shard_inbox(64).0,
             main: Handle::current(),
             tasks: TaskTracker::new(),
@@ -70,7 +72,7 @@ impl Bench {
         let variant = Variant::new(Dialect::Json, false);
         self.shard.adopt(Adopted { stream, unread: Vec::new(), variant, handshake });
         let slots: Vec<_> = channels.iter().map(|_| self.subscribe_request()).collect();
-        self.tell(slots.iter().map(|slot| ShardMessage::Subscribed { slot: *slot }));
+        self.tell(slots.iter().map(|slot| ShardMessage::Subscribed { slot: *slot, position: None }));
         (client, slots)
     }
 
@@ -153,11 +155,11 @@ async fn a_gap_of_everything_is_told_a_part_at_a_time_and_before_what_follows() 
             let id = slots.len();
             bench.input(0, &format!(r#"{{"id":{id},"type":"subscribe","channel":"room:{id}"}}"#));
             let slot = bench.subscribe_request();
-            bench.tell([ShardMessage::Subscribed { slot }]);
+            bench.tell([ShardMessage::Subscribed { slot, position: None }]);
             slots.push(slot);
         }
         let refusal = ErrorBody::new(ErrorCode::Internal, "gone");
-        let gap = ShardMessage::GapEverywhere { reason: "test" };
+        let gap = ShardMessage::GapEverywhere { reason: "test", repair: false };
         let mut messages = vec![gap, ShardMessage::Refused { slot: slots[0], refusal }].into_iter();
         bench.shard.take_messages(&mut messages);
         assert!(bench.shard.has_gaps());

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ahash::RandomState;
-use fanfare_protocol::{Tenant, Topic};
-use fanfare_session::OpId;
+use fanfare_protocol::{Epoch, Position, Tenant, Topic};
+use fanfare_session::{OpId, Start};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
@@ -24,13 +24,65 @@ pub(super) struct ShardTopic {
     pub(super) subscribers: SmallVec<[u32; 4]>,
     /// Publications of this tick, until it is sealed.
     pub(super) pending: SmallVec<[Arc<EncodedPublication>; 1]>,
+    /// Clients that do not keep up get only the newest publication per key.
+    pub(super) conflates: bool,
+    /// Where the channel stands on this shard, once confirmed, if it has history.
+    pub(super) history: Option<Box<TopicHistory>>,
+}
+
+/// A channel with history on this shard.
+#[derive(Debug)]
+pub(super) struct TopicHistory {
+    epoch: Epoch,
+    /// Of the last publication that came, held ones included.
+    offset: u64,
+    /// Publications were missed; the hub has been asked for them, and what comes before its answer is in the answer too.
+    pub(super) broken: bool,
+    /// Sessions that the hub will tell what they missed.
+    pub(super) recovering: Vec<(ConnectionId, OpId)>,
+    /// Places of connections that are subscribed, and get what they missed first.
+    pub(super) catching_up: Vec<u32>,
+}
+
+impl TopicHistory {
+    fn new(Position { epoch, offset }: Position) -> Self {
+        Self { epoch, offset, broken: false, recovering: Vec::new(), catching_up: Vec::new() }
+    }
+
+    /// Where the channel stands.
+    pub(super) fn position(&self) -> Position {
+        Position { offset: self.offset, epoch: self.epoch.clone() }
+    }
+
+    pub(super) fn stands_at(&self, position: &Position) -> bool {
+        self.offset == position.offset && self.epoch == position.epoch
+    }
+
+    pub(super) fn move_to(&mut self, position: &Position) {
+        self.offset = position.offset;
+        if self.epoch != position.epoch {
+            self.epoch = position.epoch.clone();
+        }
+    }
+
+    fn is_unused(&self) -> bool {
+        self.recovering.is_empty() && self.catching_up.is_empty()
+    }
+}
+
+/// One that waits for a confirmation, and what it wants first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) connection: ConnectionId,
+    pub(super) op: OpId,
+    pub(super) start: Start,
 }
 
 /// Whether the hub has confirmed the topic.
 #[derive(Debug)]
 enum Confirmation {
     /// These wait for it.
-    Awaited(Vec<(ConnectionId, OpId)>),
+    Awaited(Vec<Waiting>),
     Given,
 }
 
@@ -39,6 +91,8 @@ enum Confirmation {
 pub(super) enum Subscribing {
     /// Subscribed.
     Done,
+    /// The channel has history: what the session wants first decides.
+    Follows(SlotId),
     /// The hub has been asked already.
     Waits,
     /// The hub has to be asked.
@@ -60,8 +114,28 @@ pub(super) struct Ended {
     pub(super) topic: Topic,
     /// These wait for it.
     pub(super) waiting: Vec<(ConnectionId, OpId)>,
-    /// Places of the connections that were subscribed.
+    /// Places of the connections that were subscribed, those that catch up included.
     pub(super) subscribers: SmallVec<[u32; 4]>,
+}
+
+impl ShardTopic {
+    /// Notes where a publication stands; `false` where it belongs to a repair that is under way, and comes with that.
+    pub(super) fn takes(&mut self, publication: &EncodedPublication) -> bool {
+        let (Some(history), Some(position)) = (&mut self.history, &publication.position) else { return true };
+        if !history.broken {
+            history.move_to(position);
+        }
+        !history.broken
+    }
+
+    /// Whether a publication belongs to a repair that is under way.
+    pub(super) fn is_broken_for(&self, publication: &EncodedPublication) -> bool {
+        publication.position.is_some() && self.history.as_ref().is_some_and(|history| history.broken)
+    }
+
+    fn is_unused(&self) -> bool {
+        self.subscribers.is_empty() && self.history.as_ref().is_none_or(|history| history.is_unused())
+    }
 }
 
 /// Topics by place and by name.
@@ -84,31 +158,43 @@ impl ShardTopics {
         self.places.get_mut(slot.index as usize).filter(|topic| topic.generation == slot.generation)
     }
 
-    /// Topics that the hub has confirmed.
-    pub(super) fn confirmed(&self) -> impl Iterator<Item = SlotId> {
-        let confirmed = |topic: &ShardTopic| matches!(topic.confirmation, Confirmation::Given);
+    /// Topics that the hub has confirmed, and that it cannot repair.
+    pub(super) fn confirmed_without_history(&self) -> impl Iterator<Item = SlotId> {
+        let is_one = |topic: &ShardTopic| matches!(topic.confirmation, Confirmation::Given) && topic.history.is_none();
+        self.slots(is_one)
+    }
+
+    /// Channels with history that the hub has confirmed.
+    pub(super) fn with_history(&self) -> impl Iterator<Item = SlotId> {
+        self.slots(|topic| topic.history.is_some())
+    }
+
+    fn slots(&self, is_one: impl Fn(&ShardTopic) -> bool) -> impl Iterator<Item = SlotId> {
         let slot = |index, topic: &ShardTopic| SlotId { index: index as u32, generation: topic.generation };
-        self.places.iter().filter(move |(_, topic)| confirmed(topic)).map(move |(index, topic)| slot(index, topic))
+        self.places.iter().filter(move |(_, topic)| is_one(topic)).map(move |(index, topic)| slot(index, topic))
     }
 
     pub(super) fn subscribe(
         &mut self,
         tenant: &Tenant,
         topic: Topic,
-        connection: ConnectionId,
-        op: OpId,
+        waiting: Waiting,
+        conflates: impl FnOnce() -> bool,
     ) -> Subscribing {
         let Some(index) = self.find(tenant, &topic) else {
-            return Subscribing::First(self.insert(tenant.clone(), topic, connection, op));
+            return Subscribing::First(self.insert(tenant.clone(), topic, waiting, conflates()));
         };
         let found = &mut self.places[index as usize];
         match &mut found.confirmation {
-            Confirmation::Awaited(waiting) => {
-                waiting.push((connection, op));
+            Confirmation::Awaited(others) => {
+                others.push(waiting);
                 Subscribing::Waits
             }
+            Confirmation::Given if found.history.is_some() => {
+                Subscribing::Follows(SlotId { index, generation: found.generation })
+            }
             Confirmation::Given => {
-                found.subscribers.push(connection.index);
+                found.subscribers.push(waiting.connection.index);
                 self.subscriptions += 1;
                 Subscribing::Done
             }
@@ -120,15 +206,20 @@ impl ShardTopics {
         let found = &mut self.places[index as usize];
         let nobody = match &mut found.confirmation {
             Confirmation::Awaited(waiting) => {
-                waiting.retain(|(other, _)| *other != connection);
+                waiting.retain(|other| other.connection != connection);
                 waiting.is_empty()
             }
             Confirmation::Given => {
                 if let Some(at) = found.subscribers.iter().position(|other| *other == connection.index) {
                     found.subscribers.swap_remove(at);
                     self.subscriptions -= 1;
+                } else if let Some(history) = &mut found.history {
+                    history.recovering.retain(|(other, _)| *other != connection);
+                    let before = history.catching_up.len();
+                    history.catching_up.retain(|other| *other != connection.index);
+                    self.subscriptions -= before - history.catching_up.len();
                 }
-                found.subscribers.is_empty()
+                found.is_unused()
             }
         };
         if !nobody {
@@ -139,13 +230,57 @@ impl ShardTopics {
         Unsubscribing::Last { slot, tenant: removed.tenant, topic: removed.topic }
     }
 
-    /// The hub has confirmed a topic: everyone who waits is subscribed, and returned for the completion.
-    pub(super) fn confirm(&mut self, slot: SlotId) -> Vec<(ConnectionId, OpId)> {
+    /// Removes a confirmed topic that nobody uses any more.
+    pub(super) fn remove_if_unused(&mut self, slot: SlotId) -> Unsubscribing {
+        let unused = |topic: &mut ShardTopic| matches!(topic.confirmation, Confirmation::Given) && topic.is_unused();
+        if !self.get_mut(slot).is_some_and(unused) {
+            return Unsubscribing::Done;
+        }
+        let removed = self.remove(slot.index);
+        Unsubscribing::Last { slot, tenant: removed.tenant, topic: removed.topic }
+    }
+
+    /// The place of a topic.
+    pub(super) fn slot(&self, tenant: &Tenant, topic: &Topic) -> Option<SlotId> {
+        let index = self.find(tenant, topic)?;
+        Some(SlotId { index, generation: self.places[index as usize].generation })
+    }
+
+    /// A connection is subscribed to a channel with history, and has all.
+    pub(super) fn add(&mut self, slot: SlotId, connection: u32) {
+        let Some(topic) = self.get_mut(slot) else { return };
+        topic.subscribers.push(connection);
+        self.subscriptions += 1;
+    }
+
+    /// A connection is subscribed to a channel with history, and gets what it missed first.
+    pub(super) fn catch_up(&mut self, slot: SlotId, connection: u32) {
+        let Some(history) = self.get_mut(slot).and_then(|topic| topic.history.as_mut()) else { return };
+        history.catching_up.push(connection);
+        self.subscriptions += 1;
+    }
+
+    /// A connection has caught up.
+    pub(super) fn caught_up(&mut self, slot: SlotId, connection: u32) {
+        let Some(topic) = self.get_mut(slot) else { return };
+        let Some(history) = &mut topic.history else { return };
+        if let Some(at) = history.catching_up.iter().position(|other| *other == connection) {
+            history.catching_up.swap_remove(at);
+            topic.subscribers.push(connection);
+        }
+    }
+
+    /// The hub has confirmed a topic. Everyone who waits is returned; without history everyone is subscribed, with history
+    /// that is still to be done.
+    pub(super) fn confirm(&mut self, slot: SlotId, position: Option<Position>) -> Vec<Waiting> {
         let Some(topic) = self.get_mut(slot) else { return Vec::new() };
         match std::mem::replace(&mut topic.confirmation, Confirmation::Given) {
             Confirmation::Awaited(waiting) => {
-                topic.subscribers.extend(waiting.iter().map(|(connection, _)| connection.index));
-                self.subscriptions += waiting.len();
+                topic.history = position.map(|position| Box::new(TopicHistory::new(position)));
+                if topic.history.is_none() {
+                    topic.subscribers.extend(waiting.iter().map(|waiting| waiting.connection.index));
+                    self.subscriptions += waiting.len();
+                }
                 waiting
             }
             Confirmation::Given => Vec::new(),
@@ -155,12 +290,16 @@ impl ShardTopics {
     /// The hub has refused a topic, or ended it: it is gone, and those whom it concerns are returned, to be told.
     pub(super) fn refuse(&mut self, slot: SlotId) -> Option<Ended> {
         self.get_mut(slot)?;
-        let ShardTopic { topic, confirmation, subscribers, .. } = self.remove(slot.index);
-        self.subscriptions -= subscribers.len();
-        let waiting = match confirmation {
-            Confirmation::Awaited(waiting) => waiting,
+        let ShardTopic { topic, confirmation, mut subscribers, history, .. } = self.remove(slot.index);
+        let mut waiting = match confirmation {
+            Confirmation::Awaited(waiting) => waiting.into_iter().map(|one| (one.connection, one.op)).collect(),
             Confirmation::Given => Vec::new(),
         };
+        if let Some(history) = history {
+            subscribers.extend(history.catching_up);
+            waiting.extend(history.recovering);
+        }
+        self.subscriptions -= subscribers.len();
         Some(Ended { topic, waiting, subscribers })
     }
 
@@ -172,7 +311,7 @@ impl ShardTopics {
         self.by_name.find(hash(&self.hasher, tenant, topic), same).copied()
     }
 
-    fn insert(&mut self, tenant: Tenant, topic: Topic, connection: ConnectionId, op: OpId) -> SlotId {
+    fn insert(&mut self, tenant: Tenant, topic: Topic, waiting: Waiting, conflates: bool) -> SlotId {
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
         let hash_of_new = hash(&self.hasher, &tenant, &topic);
@@ -180,9 +319,11 @@ impl ShardTopics {
             tenant,
             topic,
             generation,
-            confirmation: Confirmation::Awaited(vec![(connection, op)]),
+            confirmation: Confirmation::Awaited(vec![waiting]),
             subscribers: SmallVec::new(),
             pending: SmallVec::new(),
+            conflates,
+            history: None,
         });
         let index = u32::try_from(index).expect("the limit on channels is below 2^32");
         let (places, hasher) = (&self.places, &self.hasher);
@@ -211,6 +352,10 @@ fn hash(hasher: &RandomState, tenant: &Tenant, topic: &Topic) -> u64 {
 mod tests {
     use super::*;
 
+    fn waiting(index: u32, op: u32) -> Waiting {
+        Waiting { connection: connection(index), op: OpId(op), start: Start::default() }
+    }
+
     fn connection(index: u32) -> ConnectionId {
         ConnectionId { index, generation: 7 }
     }
@@ -223,12 +368,12 @@ mod tests {
     fn only_the_first_and_the_last_concern_the_hub() {
         let mut topics = ShardTopics::default();
         let (tenant, topic) = names();
-        let Subscribing::First(slot) = topics.subscribe(&tenant, topic.clone(), connection(0), OpId(1)) else {
+        let Subscribing::First(slot) = topics.subscribe(&tenant, topic.clone(), waiting(0, 1), || false) else {
             panic!("the first asks the hub");
         };
-        assert_eq!(topics.subscribe(&tenant, topic.clone(), connection(1), OpId(2)), Subscribing::Waits);
-        assert_eq!(topics.confirm(slot), [(connection(0), OpId(1)), (connection(1), OpId(2))]);
-        assert_eq!(topics.subscribe(&tenant, topic.clone(), connection(2), OpId(3)), Subscribing::Done);
+        assert_eq!(topics.subscribe(&tenant, topic.clone(), waiting(1, 2), || false), Subscribing::Waits);
+        assert_eq!(topics.confirm(slot, None), [waiting(0, 1), waiting(1, 2)]);
+        assert_eq!(topics.subscribe(&tenant, topic.clone(), waiting(2, 3), || false), Subscribing::Done);
         assert_eq!(topics.get_mut(slot).unwrap().subscribers.as_slice(), [0, 1, 2]);
         for index in [0, 2] {
             assert!(matches!(topics.unsubscribe(&tenant, &topic, connection(index)), Unsubscribing::Done));
@@ -243,29 +388,29 @@ mod tests {
     fn who_leaves_while_waiting_is_not_completed() {
         let mut topics = ShardTopics::default();
         let (tenant, topic) = names();
-        let Subscribing::First(slot) = topics.subscribe(&tenant, topic.clone(), connection(0), OpId(1)) else {
+        let Subscribing::First(slot) = topics.subscribe(&tenant, topic.clone(), waiting(0, 1), || false) else {
             panic!("the first asks the hub");
         };
-        topics.subscribe(&tenant, topic.clone(), connection(1), OpId(2));
+        topics.subscribe(&tenant, topic.clone(), waiting(1, 2), || false);
         topics.unsubscribe(&tenant, &topic, connection(0));
-        assert_eq!(topics.confirm(slot), [(connection(1), OpId(2))]);
+        assert_eq!(topics.confirm(slot, None), [waiting(1, 2)]);
     }
 
     #[test]
     fn a_refused_topic_is_gone_and_asked_for_anew() {
         let mut topics = ShardTopics::default();
         let (tenant, topic) = names();
-        let Subscribing::First(slot) = topics.subscribe(&tenant, topic.clone(), connection(0), OpId(1)) else {
+        let Subscribing::First(slot) = topics.subscribe(&tenant, topic.clone(), waiting(0, 1), || false) else {
             panic!("the first asks the hub");
         };
         assert_eq!(topics.refuse(slot).unwrap().waiting, [(connection(0), OpId(1))]);
-        let Subscribing::First(again) = topics.subscribe(&tenant, topic, connection(0), OpId(2)) else {
+        let Subscribing::First(again) = topics.subscribe(&tenant, topic, waiting(0, 2), || false) else {
             panic!("the hub is asked anew");
         };
         assert_ne!(again, slot);
-        assert!(topics.confirm(slot).is_empty());
+        assert!(topics.confirm(slot, None).is_empty());
         assert!(topics.refuse(slot).is_none());
-        topics.confirm(again);
+        topics.confirm(again, None);
         assert_eq!(topics.subscriptions(), 1);
         assert_eq!(topics.refuse(again).unwrap().subscribers.as_slice(), [0]);
         assert_eq!(topics.subscriptions(), 0);

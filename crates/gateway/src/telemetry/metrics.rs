@@ -54,10 +54,15 @@ metrics! {
     PUBLICATIONS_REFUSED_TOTAL Counter "fanfare_publications_refused_total" ["reason"] "Publications from the broker that are no envelope or on no channel, and were not delivered.";
     DELIVERIES_TOTAL Counter "fanfare_deliveries_total" [] "Publications queued for sessions, one for each session.";
     DELIVERED_BYTES_TOTAL Counter "fanfare_delivered_bytes_total" [] "Bytes written to clients' sockets.";
+    CONFLATED_TOTAL Counter "fanfare_conflated_total" [] "Publications that a slow client did not get because a newer one with the same key came.";
     GAPS_TOTAL Counter "fanfare_gaps_total" ["reason"] "Gaps that sessions were told of.";
     SHARD_INTERRUPTIONS_TOTAL Counter "fanfare_shard_interruptions_total" [] "Shards that could not keep up and missed publications.";
     BROKER_CONNECTED Gauge "fanfare_broker_connected" [] "Whether the broker is there: 1 or 0.";
     BROKER_INTERRUPTIONS_TOTAL Counter "fanfare_broker_interruptions_total" ["reason"] "Interruptions that the broker's adapter told.";
+    HISTORY_READS_TOTAL Counter "fanfare_history_reads_total" ["purpose"] "Reads of history at the broker: repair, recovery, newest, command.";
+    RECOVERIES_TOTAL Counter "fanfare_recoveries_total" ["result"] "Subscriptions that began with a position or with the newest publications.";
+    POSITION_CHECKS_TOTAL Counter "fanfare_position_checks_total" [] "Channels of which the broker was asked where they stand.";
+    HISTORY_RING_BYTES Gauge "fanfare_history_ring_bytes" [] "Bytes of recent publications that this node keeps.";
     API_REQUESTS_TOTAL Counter "fanfare_api_requests_total" ["endpoint", "status"] "Requests of the internal API.";
     API_PUBLICATIONS_TOTAL Counter "fanfare_api_publications_total" ["result"] "Publications through the internal API, one for each channel.";
     API_REQUEST_SECONDS Histogram "fanfare_api_request_duration_seconds" ["endpoint"] "Time from a request of the internal API to its answer.";

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Failure, Prepared, Transport};
+use super::{Attempted, Failure, Prepared, Transport};
 use crate::publication::Checked;
 
 /// Publishes through a broker's adapter.
@@ -45,11 +45,7 @@ impl BrokerTransport {
 
     /// The publications of one channel, one after the other, so that none overtakes another. When one fails that may be
     /// tried again, those after it wait for it.
-    async fn send_channel(
-        &self,
-        publications: Vec<(usize, &Prepared)>,
-        until: Instant,
-    ) -> Vec<(usize, Result<(), Failure>)> {
+    async fn send_channel(&self, publications: Vec<(usize, &Prepared)>, until: Instant) -> Vec<(usize, Attempted)> {
         let mut outcomes = Vec::with_capacity(publications.len());
         let mut blocked = None;
         for (index, publication) in publications {
@@ -70,7 +66,7 @@ impl BrokerTransport {
         outcomes
     }
 
-    async fn send_one(&self, publication: &Prepared, until: Instant) -> Result<(), Failure> {
+    async fn send_one(&self, publication: &Prepared, until: Instant) -> Attempted {
         let publish = Publish {
             tenant: publication.tenant.clone(),
             channel: publication.channel.clone(),
@@ -78,7 +74,7 @@ impl BrokerTransport {
             id: Some(publication.id.clone()),
         };
         match timeout_at(until, self.broker.publish(publish)).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(published)) => Ok(published.position),
             Ok(Err(error)) => Err(failure(&error)),
             Err(_) => Err(Failure::unknown(format!("{} did not answer in time", self.broker.name()))),
         }
@@ -99,14 +95,14 @@ impl Transport for BrokerTransport {
         Ok(body.into())
     }
 
-    async fn send(&self, publications: &[&Prepared], until: Instant) -> Vec<Result<(), Failure>> {
+    async fn send(&self, publications: &[&Prepared], until: Instant) -> Vec<Attempted> {
         let mut channels: HashMap<(&Tenant, &Channel), Vec<(usize, &Prepared)>> = HashMap::new();
         for (index, publication) in publications.iter().enumerate() {
             channels.entry((&publication.tenant, &publication.channel)).or_default().push((index, publication));
         }
         let mut sending: FuturesUnordered<_> =
             channels.into_values().map(|channel| self.send_channel(channel, until)).collect();
-        let mut outcomes: Vec<Option<Result<(), Failure>>> = publications.iter().map(|_| None).collect();
+        let mut outcomes: Vec<Option<Attempted>> = publications.iter().map(|_| None).collect();
         while let Some(done) = sending.next().await {
             for (index, outcome) in done {
                 outcomes[index] = Some(outcome);
@@ -200,7 +196,7 @@ mod tests {
             .collect();
         let borrowed: Vec<&Prepared> = prepared.iter().collect();
         let outcomes = transport.send(&borrowed, Instant::now() + Duration::from_secs(1)).await;
-        let kinds = outcomes.into_iter().map(|outcome| outcome.map_err(|failure| failure.kind)).collect();
+        let kinds = outcomes.into_iter().map(|outcome| outcome.map(drop).map_err(|failure| failure.kind)).collect();
         let asked = std::mem::take(&mut *script.asked.lock().unwrap());
         (kinds, asked)
     }

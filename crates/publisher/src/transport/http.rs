@@ -5,12 +5,13 @@ use std::{path::Path, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use fanfare_broker::mask_url;
+use fanfare_protocol::Position;
 use reqwest::{StatusCode, header};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::{Failure, FailureKind, Prepared, Transport};
+use super::{Attempted, Failure, FailureKind, Prepared, Transport};
 use crate::{ConnectError, limits, publication::Checked};
 
 /// Publishes through a node.
@@ -79,16 +80,17 @@ impl Transport for HttpTransport {
         Ok(checked.request_json().into())
     }
 
-    async fn send(&self, publications: &[&Prepared], until: Instant) -> Vec<Result<(), Failure>> {
+    async fn send(&self, publications: &[&Prepared], until: Instant) -> Vec<Attempted> {
         let exchange = async {
             match publications {
                 [one] => {
                     let (status, hint, answer) = self.post(&self.publish, one.body.to_vec()).await?;
-                    Ok(vec![read_answer(status, hint, &answer)])
+                    read_status(status, hint, &answer)?;
+                    Ok(vec![Ok(read_position(&answer))])
                 }
                 several => {
                     let (status, hint, answer) = self.post(&self.batch, batch_body(several)).await?;
-                    read_answer(status, hint, &answer)?;
+                    read_status(status, hint, &answer)?;
                     read_results(&answer, several.len())
                 }
             }
@@ -130,6 +132,8 @@ struct AnswerWire {
 #[derive(Deserialize)]
 struct ResultWire {
     error: Option<ErrorWire>,
+    #[serde(flatten)]
+    position: Option<Position>,
 }
 
 #[derive(Deserialize)]
@@ -164,7 +168,7 @@ fn batch_body(publications: &[&Prepared]) -> Vec<u8> {
 }
 
 /// Success, or what the error says; where it is not the node's own error (a proxy's page), by the status alone.
-fn read_answer(status: StatusCode, hint: Option<Duration>, answer: &[u8]) -> Result<(), Failure> {
+fn read_status(status: StatusCode, hint: Option<Duration>, answer: &[u8]) -> Result<(), Failure> {
     if status.is_success() {
         return Ok(());
     }
@@ -179,13 +183,19 @@ fn read_answer(status: StatusCode, hint: Option<Duration>, answer: &[u8]) -> Res
     Err(Failure { kind, reason: format!("the status is {status}, and the body is not a node's"), retry_after: hint })
 }
 
-fn read_results(answer: &[u8], expected: usize) -> Result<Vec<Result<(), Failure>>, Failure> {
+/// The position in the answer; there is none on channels without history.
+fn read_position(answer: &[u8]) -> Option<Position> {
+    serde_json::from_slice(answer).ok()
+}
+
+fn read_results(answer: &[u8], expected: usize) -> Result<Vec<Attempted>, Failure> {
     let ResultsWire { results } = serde_json::from_slice(answer)
         .map_err(|error| Failure::unknown(format!("the answer is not that of /api/batch: {error}")))?;
     if results.len() != expected {
         return Err(Failure::unknown(format!("the answer has {} results for {expected} publications", results.len())));
     }
-    Ok(results.into_iter().map(|result| result.error.map_or(Ok(()), |error| Err(error.failure(None)))).collect())
+    let read = |ResultWire { error, position }| error.map_or(Ok(position), |error| Err(error.failure(None)));
+    Ok(results.into_iter().map(read).collect())
 }
 
 /// `Retry-After` in seconds (RFC 9110 section 10.2.3). The form with a date is passed over: clocks differ.
@@ -227,15 +237,28 @@ fn install_crypto_provider() {
 
 #[cfg(test)]
 mod tests {
+    use fanfare_protocol::Epoch;
+
     use super::*;
 
     fn answer(status: u16, body: &str) -> Result<(), FailureKind> {
         let status = StatusCode::from_u16(status).unwrap();
-        read_answer(status, None, body.as_bytes()).map_err(|failure| failure.kind)
+        read_status(status, None, body.as_bytes()).map_err(|failure| failure.kind)
     }
 
     fn error(code: &str, retryable: bool) -> String {
         format!(r#"{{"error":{{"code":"{code}","message":"m","retryable":{retryable}}}}}"#)
+    }
+
+    fn position(offset: u64) -> Position {
+        Position { offset, epoch: Epoch::parse("e").unwrap() }
+    }
+
+    #[test]
+    fn an_answer_has_the_position_where_there_is_one() {
+        assert_eq!(read_position(br#"{"offset":7,"epoch":"e","more":1}"#), Some(position(7)));
+        assert_eq!(read_position(b"{}"), None);
+        assert_eq!(read_position(b""), None);
     }
 
     #[test]
@@ -269,9 +292,9 @@ mod tests {
     #[test]
     fn a_batch_has_one_result_for_each() {
         let results =
-            br#"{"results":[{},{"offset":1},{"error":{"code":"FORBIDDEN","message":"m","retryable":false}}]}"#;
+            br#"{"results":[{},{"offset":7,"epoch":"e"},{"error":{"code":"FORBIDDEN","message":"m","retryable":false}}]}"#;
         let read = read_results(results, 3).unwrap();
-        assert_eq!(read, [Ok(()), Ok(()), Err(Failure::refused("FORBIDDEN: m"))]);
+        assert_eq!(read, [Ok(None), Ok(Some(position(7))), Err(Failure::refused("FORBIDDEN: m"))]);
         assert_eq!(read_results(results, 2).unwrap_err().kind, FailureKind::Unknown);
         assert_eq!(read_results(b"{}", 2).unwrap_err().kind, FailureKind::Unknown);
     }
@@ -280,7 +303,7 @@ mod tests {
     fn the_pause_asked_for_comes_from_the_body_or_the_header() {
         let body = br#"{"error":{"code":"RATE_LIMIT","message":"m","retryable":true,"reconnect_after_ms":1500}}"#;
         let hint = Some(Duration::from_secs(9));
-        let read = |body: &[u8]| read_answer(StatusCode::TOO_MANY_REQUESTS, hint, body).unwrap_err().retry_after;
+        let read = |body: &[u8]| read_status(StatusCode::TOO_MANY_REQUESTS, hint, body).unwrap_err().retry_after;
         assert_eq!(read(body), Some(Duration::from_millis(1_500)));
         assert_eq!(read(b""), hint);
         let header =

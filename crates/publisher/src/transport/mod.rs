@@ -5,7 +5,7 @@ mod http;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fanfare_protocol::{Channel, Tenant};
+use fanfare_protocol::{Channel, Position, Tenant};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -23,6 +23,9 @@ pub(crate) struct Prepared {
     pub(crate) body: Bytes,
 }
 
+/// What became of one attempt. A publication that was accepted has its position where its channel has a history.
+pub(crate) type Attempted = Result<Option<Position>, Failure>;
+
 /// One attempt, without policy: no retries, no window.
 #[async_trait]
 pub(crate) trait Transport: Send + Sync + 'static {
@@ -34,7 +37,7 @@ pub(crate) trait Transport: Send + Sync + 'static {
 
     /// Sends all of them, those of one channel in the order given, and gives one outcome for each, by `until` at the
     /// latest. `publications` is not empty.
-    async fn send(&self, publications: &[&Prepared], until: Instant) -> Vec<Result<(), Failure>>;
+    async fn send(&self, publications: &[&Prepared], until: Instant) -> Vec<Attempted>;
 
     /// Ends connections and tasks, and waits for them.
     async fn close(&self);

@@ -81,6 +81,76 @@ async fn after_a_break_it_connects_again() {
     assert!(ended.stderr.contains("events may be missed") && ended.stderr.contains("4000 draining"), "{ended:?}");
 }
 
+/// An event of a channel with history.
+fn placed(channel: &str, offset: u64) -> String {
+    format!(r#"{{"event":"x","channel":"{channel}","data":{offset},"offset":{offset},"epoch":"e"}}"#)
+}
+
+/// What the node says when a channel with history is subscribed to.
+fn begun(channel: &str, recovered: Option<bool>, publications: &[u64], position: u64) -> String {
+    let publications: Vec<String> = publications.iter().map(|offset| placed(channel, *offset)).collect();
+    let recovered = recovered.map(|recovered| format!(r#""recovered":{recovered},"#)).unwrap_or_default();
+    let position = format!(r#"{{"offset":{position},"epoch":"e"}}"#);
+    format!(
+        r#"{{"event":"system:subscribed","data":{{"channel":"{channel}","position":{position},{recovered}"publications":[{}]}}}}"#,
+        publications.join(",")
+    )
+}
+
+#[tokio::test]
+async fn on_channels_with_history_it_goes_on_where_it_was_and_prints_each_event_once() {
+    let node = FakeSocket::start().await;
+    let child =
+        fanfare(&["subscribe", "a", "b", "--rewind", "2", "--url", &node.url(), "--count", "8"]).spawn().unwrap();
+    let mut session = node.accept().await;
+    session.read().await;
+    let rewind = json!([{ "channel": "a", "rewind": 2 }, { "channel": "b", "rewind": 2 }]);
+    assert_eq!(session.read().await["channels"], rewind);
+    session.send(&begun("a", None, &[4, 5], 5)).await;
+    session.send(&begun("b", None, &[], 9)).await;
+    let both = json!({ "subscriptions": [{ "channel": "a" }, { "channel": "b" }] });
+    session.send(&json!({ "id": 2, "type": "reply", "result": both }).to_string()).await;
+    session.send(&placed("a", 6)).await;
+    session.send(&placed("b", 11)).await;
+    let to = json!({ "offset": 20, "epoch": "e" });
+    session.send(&json!({ "event": "system:gap", "data": { "channel": "b", "to": to } }).to_string()).await;
+    session.close(4000, "draining").await;
+
+    let mut session = node.accept().await;
+    session.read().await;
+    let since = |channel: &str, offset: u64| json!({ "channel": channel, "since": { "epoch": "e", "offset": offset }, "rewind": 2 });
+    assert_eq!(session.read().await["channels"], json!([since("a", 6), since("b", 20)]));
+    session.send(&begun("a", Some(true), &[7], 7)).await;
+    // What was rewound to and had been printed is passed over.
+    session.send(&begun("b", Some(false), &[20, 22], 22)).await;
+    session.send(&placed("a", 7)).await;
+    session.send(r#"{"event":"x","channel":"a","data":1,"offset":1,"epoch":"f"}"#).await;
+    session.send(&placed("b", 23)).await;
+    let ended = end(child).await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let mut expected: Vec<String> = [("a", 4), ("a", 5), ("a", 6), ("b", 11), ("a", 7), ("b", 22)]
+        .map(|(channel, offset)| placed(channel, offset))
+        .into();
+    expected.push(r#"{"event":"x","channel":"a","data":1,"offset":1,"epoch":"f"}"#.to_owned());
+    expected.push(placed("b", 23));
+    assert_eq!(ended.stdout.lines().collect::<Vec<_>>(), expected);
+    assert!(ended.stderr.contains("asked for afterwards") && ended.stderr.contains("on b may have been"), "{ended:?}");
+    assert!(!ended.stderr.contains("on a may have been"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn it_begins_behind_a_position_and_counts_what_is_recovered() {
+    let node = FakeSocket::start().await;
+    let child = fanfare(&["subscribe", "a", "--since", "e.41", "--url", &node.url(), "--count", "2"]).spawn().unwrap();
+    let mut session = node.accept().await;
+    session.read().await;
+    let since = json!({ "epoch": "e", "offset": 41 });
+    assert_eq!(session.read().await["channels"], json!([{ "channel": "a", "since": since }]));
+    session.send(&begun("a", Some(true), &[42, 43, 44], 44)).await;
+    let ended = end(child).await;
+    assert_eq!((ended.code, ended.stdout), (0, format!("{}\n{}\n", placed("a", 42), placed("a", 43))));
+}
+
 #[tokio::test]
 async fn what_is_refused_for_good_ends_with_3() {
     let node = FakeSocket::start().await;
@@ -155,6 +225,11 @@ async fn wrong_usage_ends_with_2() {
         (&["subscribe"][..], "CHANNEL"),
         (&["subscribe", "*:a"], "wildcard"),
         (&["subscribe", "a", "--count", "0"], "--count"),
+        (&["subscribe", "a", "--rewind", "0"], "--rewind"),
+        (&["subscribe", "a:*", "--rewind", "1"], "\"a:*\" is a pattern"),
+        (&["subscribe", "a:**", "--since", "e.1"], "\"a:**\" is a pattern"),
+        (&["subscribe", "a", "b", "--since", "e.1"], "one channel; 2 channels"),
+        (&["subscribe", "a", "--since", "41"], "EPOCH.OFFSET"),
         (&["subscribe", "a", "--url", "http://127.0.0.1:1/"], "ws://"),
         (&["subscribe", "a", "--url", "127.0.0.1:1"], "ws://"),
     ] {

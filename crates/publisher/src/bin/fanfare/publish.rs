@@ -9,7 +9,9 @@ use std::{
 
 use clap::Args;
 use fanfare_protocol::Channel;
-use fanfare_publisher::{Acceptance, BatchError, Builder, ConnectError, Publication, PublishError, Publisher};
+use fanfare_publisher::{
+    Acceptance, BatchError, Builder, ConnectError, Position, Publication, PublishError, Publisher, Retention,
+};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::{
@@ -26,11 +28,18 @@ const EXAMPLES: &str = r#"Examples:
   fanfare publish project:clx123 project:funded '{"currentAmount": 75000}'
   fanfare publish project:clx123 project:funded 1 --id payment-8812 --key clx123
   fanfare publish project:clx123 project:funded 1 --url nats://127.0.0.1:4222
+  fanfare publish project:clx123 project:funded 1 --url redis://127.0.0.1:6379 \
+      --history project=1000,10m
   fanfare publish project:clx123 project:changed --file events.ndjson
   tail -f events.ndjson | fanfare publish project:clx123 project:changed -
 
-Of one event it prints {"channel":…,"id":…}, of lines
+Of one event it prints {"channel":…,"id":…}, with "offset" and "epoch" where the
+channel keeps history, of lines
 {"accepted":…,"refused":…,"not_accepted":…,"unknown":…}.
+
+A node knows which namespaces keep history. With NATS and Redis --history says
+it, as the nodes are configured: then what is published is stored before it is
+accepted, and an attempt whose answer was lost is made again without harm.
 
 Lines are published in order. A line that is refused is told and passed over.
 When nobody accepts lines any more within the deadline, it stops and says at
@@ -73,6 +82,10 @@ pub(crate) struct Arguments {
     /// How long to go on trying, for each event (for lines: for those that go out together)
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     deadline: Duration,
+    /// A namespace that keeps history, how many publications of a channel and for how long, as the nodes are configured:
+    /// project=1000,10m. May be given several times; with NATS and Redis
+    #[arg(long, value_name = "NAMESPACE=SIZE,TTL", value_parser = history)]
+    history: Vec<(String, Retention)>,
     /// The first word of all subjects, with NATS and Redis
     #[arg(long, value_name = "WORD")]
     prefix: Option<String>,
@@ -149,11 +162,23 @@ async fn connect(arguments: &Arguments) -> Result<Publisher, Failed> {
     if let Some(file) = &arguments.credentials {
         builder = builder.credentials(file);
     }
+    for (namespace, retention) in &arguments.history {
+        builder = builder.history(namespace, *retention);
+    }
     builder.connect(&arguments.url).await.map_err(|error| match error {
         ConnectError::Configuration { .. } => Failed::usage(error.to_string()),
         ConnectError::Refused { .. } => Failed::refused(error.to_string()),
         error => Failed::unavailable(error.to_string()),
     })
+}
+
+/// Reads `project=1000,10m`.
+fn history(text: &str) -> Result<(String, Retention), String> {
+    let parts = text.split_once('=').and_then(|(name, rest)| rest.split_once(',').map(|(size, ttl)| (name, size, ttl)));
+    let (name, size, ttl) = parts.ok_or("NAMESPACE=SIZE,TTL is allowed, such as project=1000,10m")?;
+    let size = size.trim().parse().map_err(|error| format!("the size {size:?}: {error}"))?;
+    let ttl = humantime::parse_duration(ttl.trim()).map_err(|error| format!("the time to live {ttl:?}: {error}"))?;
+    Ok((name.trim().to_owned(), Retention { size, ttl }))
 }
 
 fn event(arguments: &Arguments, data: &[u8]) -> Result<Publication, PublishError> {
@@ -173,7 +198,11 @@ async fn one(publisher: &Publisher, arguments: &Arguments, publication: &Publica
         error if error.acceptance() == Acceptance::Refused => Failed::refused(error.to_string()),
         error => Failed::unavailable(error.to_string()),
     })?;
-    let result = serde_json::json!({ "channel": arguments.channel, "id": published.id });
+    let mut result = serde_json::json!({ "channel": arguments.channel, "id": published.id });
+    if let Some(Position { offset, epoch }) = published.position {
+        result["offset"] = offset.into();
+        result["epoch"] = epoch.as_str().into();
+    }
     output::line(result.to_string().as_bytes())
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use fanfare_protocol::Topic;
-use fanfare_publisher::RetryPolicy;
+use fanfare_publisher::{Epoch, Position, RetryPolicy};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde::Deserialize;
 use serde_json::json;
@@ -19,20 +19,31 @@ use tokio_tungstenite::{
 };
 use url::Url;
 
-use crate::{exit, exit::Failed, output};
+use crate::{
+    exit,
+    exit::Failed,
+    output,
+    positions::{self, Positions},
+};
 
 const EXAMPLES: &str = "\
 Examples:
   fanfare subscribe project:clx123
   fanfare subscribe 'project:*' --url wss://rt.example.com/ws --count 10 | jq .data
   fanfare subscribe project:clx123 --count 1 --timeout 10s || echo 'nothing came'
+  fanfare subscribe project:clx123 --rewind 10
+  fanfare subscribe project:clx123 --since b7f2.41
   export FANFARE_TOKEN=$(fanfare token --sub a --channel 'user:*' --allow subscribe)
   fanfare subscribe user:a project:clx123
 
 Each event is one line of JSON. What the node itself says (system:…) goes to
 standard error. After a break it connects again by itself, unless the node says
-that this is of no use (close codes 4500 to 4999). Events may be missed until
-then, which is told on standard error.";
+that this is of no use (close codes 4500 to 4999). On channels with history it
+goes on where it was, and each event is printed once; where events may have been
+missed, and on channels without history, that is told on standard error.
+
+An event of a channel with history carries \"offset\" and \"epoch\": the position to
+go on from with --since EPOCH.OFFSET.";
 
 /// Print the events of channels as they come, one line of JSON each.
 #[derive(Args)]
@@ -47,6 +58,13 @@ pub(crate) struct Arguments {
     /// A token; without it the client is anonymous. Other users of the machine can see arguments: prefer the variable
     #[arg(long, env = "FANFARE_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// Begin behind this position of the channel: an event's epoch and offset. One channel with history, no pattern
+    #[arg(long, value_name = "EPOCH.OFFSET", value_parser = positions::parse)]
+    since: Option<Position>,
+    /// Begin with the newest so many events of each channel; with --since only where that cannot be recovered from.
+    /// Channels with history, no patterns
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rewind: Option<u32>,
     /// End after so many events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -80,7 +98,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failed> {
         let url = fanfare_broker::mask_url(&arguments.url);
         return Err(Failed::usage(format!("url {url:?}: allowed are ws://… and wss://…")));
     }
-    let subscriber = Subscriber { count: arguments.count.unwrap_or(u64::MAX), arguments, printed: 0 };
+    let positions = Positions::new(arguments.channels.clone(), arguments.since.clone(), arguments.rewind);
+    let positions = positions.map_err(Failed::usage)?;
+    let subscriber = Subscriber { count: arguments.count.unwrap_or(u64::MAX), arguments, positions, printed: 0 };
     let (limit, counted) = (subscriber.arguments.timeout, subscriber.arguments.count.is_some());
     match limit {
         None => subscriber.run().await,
@@ -94,6 +114,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failed> {
 
 struct Subscriber {
     arguments: Arguments,
+    positions: Positions,
     count: u64,
     printed: u64,
 }
@@ -127,7 +148,11 @@ impl Subscriber {
             if connection.subscribed {
                 failures = 0;
                 give_up = Instant::now() + self.arguments.deadline;
-                eprintln!("fanfare: {reason}; connecting again, events may be missed until then");
+                let meanwhile = match self.positions.all_known() {
+                    true => "what comes until then is asked for afterwards",
+                    false => "events may be missed until then",
+                };
+                eprintln!("fanfare: {reason}; connecting again, {meanwhile}");
             }
             if failures == 0 && !connection.subscribed {
                 eprintln!("fanfare: {reason}; going on to try for {:?}", self.arguments.deadline);
@@ -149,7 +174,7 @@ impl Subscriber {
         if let Some(token) = self.arguments.token.as_ref().filter(|token| !token.is_empty()) {
             connect["token"] = json!(token);
         }
-        let subscribe = json!({ "id": SUBSCRIBE, "type": "subscribe", "channels": self.arguments.channels });
+        let subscribe = json!({ "id": SUBSCRIBE, "type": "subscribe", "channels": self.positions.wanted() });
         socket.feed(Message::text(connect.to_string())).await?;
         socket.send(Message::text(subscribe.to_string())).await?;
         Ok(socket)
@@ -203,20 +228,58 @@ impl Subscriber {
             (Some("reply"), _) => connection.reply(frame.id.and_then(|id| id.get().parse().ok()), frame.result),
             (Some("error"), _) => refused(&error_of(text), "the node refused"),
             (_, Some("system:ping")) => Ok(Step::Answer(r#"{"type":"pong"}"#)),
+            (_, Some("system:subscribed")) => self.begin(frame.data),
             (_, Some(event)) if event.starts_with("system:") => {
                 eprintln!("{}", one_line(text));
-                if event == "system:draining" {
-                    connection.reconnect_after = reconnect_after(frame.data);
+                match event {
+                    "system:draining" => connection.reconnect_after = reconnect_after(frame.data),
+                    "system:gap" => self.pass_over(frame.data),
+                    _ => {}
                 }
                 Ok(Step::Go)
             }
-            (_, Some(_)) => {
-                output::line(one_line(text).as_bytes())?;
-                self.printed += 1;
-                Ok(if self.printed >= self.count { Step::End(Ended::Enough) } else { Step::Go })
-            }
+            (_, Some(_)) => self.print(text, frame.place),
             (_, None) => Ok(Step::Go),
         }
+    }
+
+    /// A channel with history is subscribed to: what lies behind the position that was asked for comes first.
+    fn begin(&mut self, data: Option<&RawValue>) -> Result<Step, Failed> {
+        let Some(Ok(begun)) = data.map(|data| serde_json::from_str::<Begun<'_>>(data.get())) else {
+            return Ok(Step::Go);
+        };
+        if begun.recovered == Some(false) {
+            eprintln!("fanfare: events on {} may have been missed", begun.channel);
+        }
+        for publication in begun.publications {
+            let place: Place = serde_json::from_str(publication.get()).unwrap_or_default();
+            if let end @ Step::End(_) = self.print(publication.get(), place)? {
+                return Ok(end);
+            }
+        }
+        if let Some(position) = begun.position {
+            self.positions.advance(&begun.channel, position);
+        }
+        Ok(Step::Go)
+    }
+
+    /// What was missed for good is not asked for again.
+    fn pass_over(&mut self, data: Option<&RawValue>) {
+        if let Some(Ok(Gap { channel, to: Some(to) })) = data.map(|data| serde_json::from_str(data.get())) {
+            self.positions.advance(&channel, to);
+        }
+    }
+
+    /// Prints an event, unless that was done on a connection before.
+    fn print(&mut self, text: &str, place: Place) -> Result<Step, Failed> {
+        if let Place { channel: Some(channel), offset: Some(offset), epoch: Some(epoch) } = place
+            && !self.positions.advance(&channel, Position { offset, epoch })
+        {
+            return Ok(Step::Go);
+        }
+        output::line(one_line(text).as_bytes())?;
+        self.printed += 1;
+        Ok(if self.printed >= self.count { Step::End(Ended::Enough) } else { Step::Go })
     }
 }
 
@@ -277,6 +340,33 @@ struct Frame<'a> {
     result: Option<&'a RawValue>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    #[serde(flatten)]
+    place: Place,
+}
+
+/// Where an event stands; the position is there on channels with history.
+#[derive(Default, Deserialize)]
+struct Place {
+    channel: Option<String>,
+    offset: Option<u64>,
+    epoch: Option<Epoch>,
+}
+
+/// The data of `system:subscribed`.
+#[derive(Deserialize)]
+struct Begun<'a> {
+    channel: String,
+    position: Option<Position>,
+    recovered: Option<bool>,
+    #[serde(borrow, default)]
+    publications: Vec<&'a RawValue>,
+}
+
+/// The data of `system:gap`.
+#[derive(Deserialize)]
+struct Gap {
+    channel: String,
+    to: Option<Position>,
 }
 
 #[derive(Default, Deserialize)]

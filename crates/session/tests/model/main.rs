@@ -1,5 +1,7 @@
 //! Random inputs against a simple model of the edge, the hub and the clock: whatever comes in, the promises hold.
 
+mod past;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -7,25 +9,27 @@ use std::{
 };
 
 use fanfare_protocol::{
-    ClientMessage, CloseCode, Command, CommandKind, DecodeError, ErrorBody, ErrorCode, Pattern, PublishCommand, Push,
-    Reply, ServerMessage, Tenant, Topic,
+    ClientMessage, CloseCode, Command, CommandKind, DecodeError, ErrorBody, ErrorCode, HistoryCommand, HistoryRange,
+    Pattern, PublishCommand, Push, Reply, ServerMessage, Tenant, Topic,
 };
 use fanfare_session::{
     Access, Action, Allow, Asked, Completion, Grant, Granted, Handshake, Namespace, NamespaceTable, OpId, Permission,
     Session, SessionConfig, SessionId, Start, Time,
 };
+use past::Past;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 const MAX_SUBSCRIPTIONS: usize = 4;
 const MAX_PENDING_COMMANDS: usize = 3;
 const MAX_MALFORMED: u32 = 3;
+const MAX_HISTORY: u32 = 10;
 const CONNECT_TIMEOUT: u64 = 5_000;
 const PING_INTERVAL: u64 = 25_000;
 const PONG_TIMEOUT: u64 = 10_000;
 const TOKEN_LIFE: u64 = 6_000;
 
 /// Channels and patterns of every kind of access; the last one is no name at all.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "open:a",
     "open:b",
     "open:*",
@@ -35,9 +39,13 @@ const NAMES: [&str; 11] = [
     "user:alice",
     "user:bob",
     "room:a",
+    "log:a",
     "closed:a",
     "open:",
 ];
+
+/// Those whose namespaces keep history.
+const WITH_HISTORY: [&str; 3] = ["project:a", "project:b", "log:a"];
 
 /// Whose token a completion brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +55,7 @@ enum Who {
     Alice,
     /// `project:a` only, with an end.
     AliceWithLess,
-    /// `project:**`.
+    /// `project:**`, history included.
     Bob,
 }
 
@@ -55,7 +63,7 @@ impl Who {
     /// Written out by hand, so that it is not the session's own reading of a grant.
     fn may_subscribe(self, name: &str) -> bool {
         match name {
-            "open:a" | "open:b" | "open:*" | "room:a" => true,
+            "open:a" | "open:b" | "open:*" | "room:a" | "log:a" => true,
             "project:a" => self != Self::Anonymous,
             "project:b" | "project:*" => matches!(self, Self::Alice | Self::Bob),
             "user:alice" => matches!(self, Self::Alice | Self::AliceWithLess),
@@ -68,6 +76,14 @@ impl Who {
         match name {
             "room:a" => hub.contains("room:a"),
             name => self.may_subscribe(name) && !name.contains('*'),
+        }
+    }
+
+    fn may_read(self, name: &str) -> bool {
+        match name {
+            "log:a" => true,
+            "project:a" | "project:b" => self == Self::Bob,
+            _ => false,
         }
     }
 
@@ -85,7 +101,8 @@ impl Who {
             Self::AliceWithLess => ("alice", "project:a", Some(Time::from_millis(now + TOKEN_LIFE))),
             Self::Bob => ("bob", "project:**", None),
         };
-        let allow = Allow::SUBSCRIBE.union(Allow::PUBLISH);
+        let more = if self == Self::Bob { Allow::HISTORY } else { Allow::PRESENCE };
+        let allow = Allow::SUBSCRIBE.union(Allow::PUBLISH).union(more);
         Grant {
             user: Some(user.into()),
             expires_at,
@@ -95,17 +112,28 @@ impl Who {
     }
 }
 
+/// Where a client asks to begin.
+#[derive(Clone, Copy, Debug)]
+struct Back {
+    /// So many publications ago.
+    since: Option<u64>,
+    rewind: u32,
+}
+
 /// One input.
 #[derive(Clone, Debug)]
 enum Step {
     Connect {
         with_token: bool,
     },
-    Subscribe(&'static str),
-    SubscribeMany(Vec<&'static str>),
+    Subscribe(&'static str, Back),
+    SubscribeMany(Vec<(&'static str, Back)>),
     Unsubscribe(&'static str),
     UnsubscribeMany(Vec<&'static str>),
     Publish(&'static str),
+    /// Somebody else publishes.
+    Published(&'static str),
+    History(&'static str, u32),
     Refresh,
     Ping,
     Pong,
@@ -129,15 +157,22 @@ fn name() -> impl Strategy<Value = &'static str> {
     select(NAMES.as_slice())
 }
 
+fn back() -> impl Strategy<Value = Back> {
+    (option::weighted(0.3, 0..6_u64), prop_oneof![4 => Just(0), 1 => 0..5_u32, 1 => Just(MAX_HISTORY + 1)])
+        .prop_map(|(since, rewind)| Back { since, rewind })
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let who = || select([Who::Alice, Who::AliceWithLess, Who::Bob].as_slice());
     prop_oneof![
         2 => any::<bool>().prop_map(|with_token| Step::Connect { with_token }),
-        8 => name().prop_map(Step::Subscribe),
-        4 => vec(name(), 0..6).prop_map(Step::SubscribeMany),
+        8 => (name(), back()).prop_map(|(name, from)| Step::Subscribe(name, from)),
+        4 => vec((name(), back()), 0..6).prop_map(Step::SubscribeMany),
         4 => name().prop_map(Step::Unsubscribe),
         2 => vec(name(), 0..4).prop_map(Step::UnsubscribeMany),
         4 => name().prop_map(Step::Publish),
+        12 => select(WITH_HISTORY.as_slice()).prop_map(Step::Published),
+        2 => (name(), 0..MAX_HISTORY + 2).prop_map(|(name, limit)| Step::History(name, limit)),
         3 => Just(Step::Refresh),
         1 => Just(Step::Ping),
         1 => Just(Step::Pong),
@@ -155,8 +190,15 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Clone, Debug, PartialEq)]
 enum InFlight {
     Authentication,
-    Subscription(String),
+    Subscription(String, Start),
     Publication,
+    History(String),
+}
+
+impl InFlight {
+    fn makes(&self, topic: &str) -> bool {
+        matches!(self, Self::Subscription(name, _) if name == topic)
+    }
 }
 
 /// The session with all that surrounds it.
@@ -168,6 +210,7 @@ struct World {
     in_flight: BTreeMap<u32, InFlight>,
     /// What the hub delivers to this session.
     hub: BTreeSet<String>,
+    past: Past,
     who: Option<Who>,
     expires_at: Option<u64>,
     last_activity: u64,
@@ -188,6 +231,7 @@ impl World {
             next_id: 0,
             in_flight: BTreeMap::new(),
             hub: BTreeSet::new(),
+            past: Past::default(),
             who: None,
             expires_at: None,
             last_activity: 0,
@@ -203,21 +247,26 @@ impl World {
         Time::from_millis(self.now)
     }
 
-    fn shake(&mut self, with_token: bool, names: &[&'static str]) {
+    fn shake(&mut self, with_token: bool, names: &[(&'static str, Back)]) {
         let token = with_token.then(|| "t".into());
         self.open_anonymously(with_token || names.is_empty());
-        self.session.handle_handshake(self.time(), Handshake { token, channels: asked(names) });
+        self.session.handle_handshake(self.time(), Handshake { token, channels: self.asked(names) });
         self.settle();
     }
 
     fn step(&mut self, step: Step) {
         match step {
             Step::Connect { with_token } => self.send(CommandKind::Connect { token: with_token.then(|| "t".into()) }),
-            Step::Subscribe(name) => self.send(CommandKind::Subscribe(asked(&[name]).remove(0))),
-            Step::SubscribeMany(names) => self.send(CommandKind::SubscribeMany { channels: asked(&names) }),
+            Step::Subscribe(name, from) => self.send(CommandKind::Subscribe(self.asked(&[(name, from)]).remove(0))),
+            Step::SubscribeMany(names) => self.send(CommandKind::SubscribeMany { channels: self.asked(&names) }),
             Step::Unsubscribe(name) => self.send(CommandKind::Unsubscribe { channel: name.into() }),
             Step::UnsubscribeMany(names) => self.send(CommandKind::UnsubscribeMany { channels: strings(&names) }),
             Step::Publish(name) => self.send(CommandKind::Publish(Box::new(publication(name)))),
+            Step::Published(name) => self.past.publish(name, self.hub.contains(name) && self.closed.is_none()),
+            Step::History(channel, limit) => {
+                let range = HistoryRange::Before(None);
+                self.send(CommandKind::History(Box::new(HistoryCommand { channel: channel.into(), range, limit })));
+            }
             Step::Refresh => self.send(CommandKind::Refresh { token: "t".into() }),
             Step::Ping => self.send(CommandKind::Ping),
             Step::Pong => {
@@ -247,6 +296,7 @@ impl World {
             }
             Step::EndAtHub(name) => {
                 if self.hub.remove(name) {
+                    self.past.end(name);
                     let topic = Topic::parse(name).expect("the hub has only names that are valid");
                     self.session.handle_unsubscribed(self.time(), &topic, refusal(ErrorCode::Unavailable));
                 }
@@ -257,6 +307,15 @@ impl World {
             }
         }
         self.settle();
+    }
+
+    /// A client's `since` is of the past: it may reach further back than what is retained.
+    fn asked(&self, names: &[(&'static str, Back)]) -> Vec<Asked> {
+        let start = |name, from: Back| Start {
+            since: from.since.map(|ago| past::at(self.past.head(name).saturating_sub(ago))),
+            rewind: from.rewind,
+        };
+        names.iter().map(|(name, from)| Asked { name: (*name).into(), start: start(name, *from) }).collect()
     }
 
     fn send(&mut self, kind: CommandKind) {
@@ -288,12 +347,19 @@ impl World {
         let granted = || who.map(|_| Granted::default()).ok_or_else(|| refusal(ErrorCode::Unavailable));
         let completion = match self.in_flight.remove(&op) {
             Some(InFlight::Authentication) => Completion::Authenticated(self.authenticate(who)),
-            Some(InFlight::Subscription(name)) => {
-                if who.is_some() && self.closed.is_none() {
+            Some(InFlight::Subscription(name, start)) => {
+                let made = who.is_some() && self.closed.is_none();
+                let granted = if made && WITH_HISTORY.contains(&name.as_str()) {
+                    Ok(self.past.grant(&name, &start))
+                } else {
+                    granted()
+                };
+                if made {
                     self.hub.insert(name);
                 }
-                Completion::Subscribed(granted())
+                Completion::Subscribed(granted)
             }
+            Some(InFlight::History(name)) => Completion::History(granted().map(|_| self.past.page(&name))),
             Some(InFlight::Publication) => Completion::Published(granted().map(|_| None)),
             None => return,
         };
@@ -344,14 +410,15 @@ impl World {
             assert!(self.session.is_closed() && self.session.poll_timeout().is_none(), "{code:?}");
             return;
         }
+        self.past.check_told();
         let expected: BTreeSet<&str> = self.hub.iter().map(String::as_str).collect();
         for name in NAMES {
             let subscribed = Topic::parse(name).is_ok_and(|topic| self.session.is_subscribed(&topic));
             assert_eq!(subscribed, expected.contains(name), "{name}");
         }
         let making = self.in_flight.values().filter_map(|operation| match operation {
-            InFlight::Subscription(name) => Some(name.as_str()),
-            InFlight::Authentication | InFlight::Publication => None,
+            InFlight::Subscription(name, _) => Some(name.as_str()),
+            InFlight::Authentication | InFlight::Publication | InFlight::History(_) => None,
         });
         let all: BTreeSet<&str> = expected.into_iter().chain(making).collect();
         assert_eq!(self.session.topics().map(Topic::as_str).collect::<BTreeSet<_>>(), all);
@@ -367,17 +434,19 @@ impl World {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Authenticate { op, .. } => self.begin(op, InFlight::Authentication),
-            Action::Subscribe { op, topic, .. } => {
+            Action::Subscribe { op, topic, start } => {
                 let name = topic.to_string();
                 assert!(self.who.is_some_and(|who| who.may_subscribe(&name)), "{:?} may not {name}", self.who);
                 assert!(!self.hub.contains(&name), "{name} is subscribed to twice");
-                self.begin(op, InFlight::Subscription(name));
+                assert!(start.is_live() || WITH_HISTORY.contains(&name.as_str()), "{name} has no {start:?}");
+                assert!(start.rewind <= MAX_HISTORY, "{start:?}");
+                self.begin(op, InFlight::Subscription(name, start));
             }
             Action::Unsubscribe { topic } => {
                 let name = topic.to_string();
-                let making = InFlight::Subscription(name.clone());
                 let before = self.in_flight.len();
-                self.in_flight.retain(|_, operation| *operation != making);
+                self.in_flight.retain(|_, operation| !operation.makes(&name));
+                self.past.end(&name);
                 let ended = self.hub.remove(&name) || self.in_flight.len() < before;
                 assert!(ended, "{name} was not subscribed to");
             }
@@ -386,7 +455,12 @@ impl World {
                 assert!(self.who.is_some_and(|who| who.may_publish(name, &self.hub)), "{:?} on {name}", self.who);
                 self.begin(publish.op, InFlight::Publication);
             }
-            Action::History { channel, .. } => panic!("nobody asked for the history of {channel}"),
+            Action::History { op, channel, limit, .. } => {
+                let name = channel.as_str();
+                assert!(self.who.is_some_and(|who| who.may_read(name)), "{:?} reads {name}", self.who);
+                assert!((1..=MAX_HISTORY as usize).contains(&limit), "{limit}");
+                self.begin(op, InFlight::History(name.to_owned()));
+            }
             Action::Send(message) => self.hear(message),
             Action::Ping => assert!(self.now >= self.last_activity + PING_INTERVAL),
             Action::Close { code, reason } => {
@@ -398,8 +472,8 @@ impl World {
     }
 
     fn begin(&mut self, op: OpId, operation: InFlight) {
-        if let InFlight::Subscription(name) = &operation {
-            assert!(!self.in_flight.values().any(|other| *other == operation), "{name} is subscribed to twice");
+        if let InFlight::Subscription(name, _) = &operation {
+            assert!(!self.in_flight.values().any(|other| other.makes(name)), "{name} is subscribed to twice");
         }
         assert_eq!(self.in_flight.insert(op.0, operation), None, "{op:?} is in use");
     }
@@ -409,7 +483,10 @@ impl World {
             ServerMessage::Reply { id, outcome } => {
                 assert!(self.unanswered.remove(&id), "{id} is answered twice, or was not asked: {outcome:?}");
                 match outcome {
-                    Ok(Reply::Subscribed(subscribed)) => assert!(self.hub.contains(&subscribed.channel)),
+                    Ok(Reply::Subscribed(subscribed)) => {
+                        assert!(self.hub.contains(&subscribed.channel));
+                        self.past.hear(&subscribed);
+                    }
                     Ok(
                         Reply::Refreshed { .. }
                         | Reply::Connected(_)
@@ -429,7 +506,10 @@ impl World {
                 Push::TokenExpiring { expires_in_ms } => {
                     assert_eq!(self.expires_at, Some(self.now + expires_in_ms));
                 }
-                Push::Subscribed(subscribed) => assert!(self.hub.contains(&subscribed.channel)),
+                Push::Subscribed(subscribed) => {
+                    assert!(self.hub.contains(&subscribed.channel));
+                    self.past.hear(&subscribed);
+                }
                 // It was taken from the hub just before.
                 Push::Unsubscribed { channel, .. } => assert!(!self.hub.contains(&channel)),
                 Push::Gap { channel, .. } => assert!(self.hub.contains(&channel)),
@@ -471,13 +551,15 @@ impl World {
 }
 
 fn config(anonymous: bool) -> SessionConfig {
+    let kept = |namespace| Namespace { history: true, ..namespace };
     let namespace = |subscribe, publish, patterns| Namespace { subscribe, publish, patterns, ..Namespace::default() };
     SessionConfig {
         namespaces: NamespaceTable {
             declared: [
                 ("open".into(), namespace(Access::Anyone, Access::Anyone, true)),
                 ("room".into(), namespace(Access::Anyone, Access::Subscribers, false)),
-                ("project".into(), namespace(Access::Token, Access::Token, true)),
+                ("project".into(), kept(namespace(Access::Token, Access::Token, true))),
+                ("log".into(), kept(namespace(Access::Anyone, Access::None, true))),
                 ("user".into(), namespace(Access::Owner, Access::Owner, true)),
                 ("closed".into(), namespace(Access::None, Access::None, true)),
             ]
@@ -493,7 +575,7 @@ fn config(anonymous: bool) -> SessionConfig {
         max_pending_commands: MAX_PENDING_COMMANDS,
         max_malformed: MAX_MALFORMED,
         max_publication_bytes: 1_000,
-        max_history: 100,
+        max_history: MAX_HISTORY as usize,
     }
 }
 
@@ -507,10 +589,6 @@ fn refusal(code: ErrorCode) -> ErrorBody {
 
 fn strings(names: &[&'static str]) -> Vec<String> {
     names.iter().map(|name| (*name).into()).collect()
-}
-
-fn asked(names: &[&'static str]) -> Vec<Asked> {
-    names.iter().map(|name| Asked { name: (*name).into(), start: Start::default() }).collect()
 }
 
 fn publication(channel: &str) -> PublishCommand {
@@ -531,7 +609,7 @@ proptest! {
     #[test]
     fn whatever_comes_in_the_promises_hold(
         anonymous in any::<bool>(),
-        handshake in option::weighted(0.6, (prop::bool::weighted(0.8), vec(name(), 0..5))),
+        handshake in option::weighted(0.6, (prop::bool::weighted(0.8), vec((name(), back()), 0..5))),
         steps in vec(step(), 1..80),
         drain in any::<bool>(),
     ) {
@@ -544,7 +622,7 @@ proptest! {
         }
         if drain {
             world.step(Step::Drain);
-            world.step(Step::Subscribe("open:a"));
+            world.step(Step::Subscribe("open:a", Back { since: None, rewind: 0 }));
         }
         world.finish();
     }

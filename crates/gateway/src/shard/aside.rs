@@ -1,0 +1,164 @@
+//! What one connection gets that its topics' other subscribers do not: publications that it missed, and the newest of
+//! those that it was too slow for.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use ahash::RandomState;
+use fanfare_protocol::Missed;
+use hashbrown::HashMap;
+
+use crate::{
+    encoding::EncodedPublication,
+    hub::message::SlotId,
+    limits::{CONFLATED_BYTES, CONFLATED_KEYS},
+};
+
+/// See the module. Most connections have none.
+#[derive(Debug, Default)]
+pub(super) struct Aside {
+    catching_up: Vec<CatchUp>,
+    conflated: Conflated,
+}
+
+/// A subscription whose client is given what it missed. What comes meanwhile waits behind it.
+#[derive(Debug)]
+pub(super) struct CatchUp {
+    pub(super) slot: SlotId,
+    items: VecDeque<Item>,
+    bytes: usize,
+}
+
+/// What waits for a client that catches up.
+#[derive(Debug)]
+pub(super) enum Item {
+    Publication(Arc<EncodedPublication>),
+    Gap(&'static str, Option<Missed>),
+}
+
+/// It has more to catch up with than it may.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TooFarBehind;
+
+impl Aside {
+    pub(super) fn is_empty(&self) -> bool {
+        self.catching_up.is_empty() && self.conflated.newest.is_empty()
+    }
+
+    /// A subscription begins, with what its client gets first.
+    pub(super) fn begin(&mut self, slot: SlotId, publications: impl IntoIterator<Item = Arc<EncodedPublication>>) {
+        let mut catch_up = CatchUp { slot, items: VecDeque::new(), bytes: 0 };
+        publications.into_iter().for_each(|publication| catch_up.push(Item::Publication(publication)));
+        self.catching_up.push(catch_up);
+    }
+
+    /// Puts something behind what waits for a subscription; `Err` where that is more than `limit` bytes.
+    pub(super) fn push(&mut self, slot: SlotId, item: Item, limit: usize) -> Result<(), TooFarBehind> {
+        let Some(catch_up) = self.find(slot) else { return Ok(()) };
+        catch_up.push(item);
+        if catch_up.bytes > limit { Err(TooFarBehind) } else { Ok(()) }
+    }
+
+    /// The next thing of a subscription, and which subscription.
+    pub(super) fn pop(&mut self) -> Option<(SlotId, Item)> {
+        let catch_up = self.catching_up.iter_mut().find(|catch_up| !catch_up.items.is_empty())?;
+        let item = catch_up.items.pop_front()?;
+        catch_up.bytes -= item.bytes();
+        Some((catch_up.slot, item))
+    }
+
+    /// Takes a subscription out that has caught up.
+    pub(super) fn take_caught_up(&mut self) -> Option<SlotId> {
+        let at = self.catching_up.iter().position(|catch_up| catch_up.items.is_empty())?;
+        Some(self.catching_up.swap_remove(at).slot)
+    }
+
+    /// A subscription has ended.
+    pub(super) fn end(&mut self, slot: SlotId) {
+        self.catching_up.retain(|catch_up| catch_up.slot != slot);
+        self.conflated.end(slot);
+    }
+
+    /// What the client was too slow for.
+    pub(super) fn conflated(&mut self) -> &mut Conflated {
+        &mut self.conflated
+    }
+
+    fn find(&mut self, slot: SlotId) -> Option<&mut CatchUp> {
+        self.catching_up.iter_mut().find(|catch_up| catch_up.slot == slot)
+    }
+}
+
+impl CatchUp {
+    fn push(&mut self, item: Item) {
+        self.bytes += item.bytes();
+        self.items.push_back(item);
+    }
+}
+
+impl Item {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Publication(publication) => publication.bytes(),
+            Self::Gap(..) => 0,
+        }
+    }
+}
+
+/// The newest publication per topic and key of those that did not fit into an outbox.
+#[derive(Debug, Default)]
+pub(super) struct Conflated {
+    newest: HashMap<(SlotId, Option<Box<str>>), (u64, Arc<EncodedPublication>), RandomState>,
+    /// Topics of which something is in it, and whether something of them was replaced, and so left out.
+    slots: Vec<(SlotId, bool)>,
+    bytes: usize,
+    count: u64,
+}
+
+impl Conflated {
+    /// Whether something of the topic waits: then all of it does.
+    pub(super) fn holds(&self, slot: SlotId) -> bool {
+        self.slots.iter().any(|(own, _)| *own == slot)
+    }
+
+    /// Keeps a publication in the place of the one before it with the same key. Says whether there was one; `Err` where
+    /// there are more keys or bytes than may wait.
+    pub(super) fn keep(&mut self, slot: SlotId, publication: Arc<EncodedPublication>) -> Result<bool, TooFarBehind> {
+        if !self.holds(slot) {
+            self.slots.push((slot, false));
+        }
+        self.count += 1;
+        self.bytes += publication.bytes();
+        let key = (slot, publication.key.clone());
+        let replaced = self.newest.insert(key, (self.count, publication)).map(|(_, replaced)| replaced);
+        if let Some(replaced) = &replaced {
+            self.bytes -= replaced.bytes();
+            self.slots.iter_mut().filter(|(own, _)| *own == slot).for_each(|(_, left_out)| *left_out = true);
+        }
+        let too_much = self.newest.len() > CONFLATED_KEYS || self.bytes > CONFLATED_BYTES;
+        if too_much { Err(TooFarBehind) } else { Ok(replaced.is_some()) }
+    }
+
+    /// Takes the topics of which something was left out. To be followed by [`take`](Self::take).
+    pub(super) fn take_slots(&mut self) -> Vec<SlotId> {
+        std::mem::take(&mut self.slots).into_iter().filter(|(_, left_out)| *left_out).map(|(slot, _)| slot).collect()
+    }
+
+    /// Takes all, in the order in which they came.
+    pub(super) fn take(&mut self) -> Vec<Arc<EncodedPublication>> {
+        self.bytes = 0;
+        let mut newest: Vec<_> = std::mem::take(&mut self.newest).into_values().collect();
+        newest.sort_unstable_by_key(|(count, _)| *count);
+        newest.into_iter().map(|(_, publication)| publication).collect()
+    }
+
+    fn end(&mut self, slot: SlotId) {
+        self.slots.retain(|(own, _)| *own != slot);
+        let bytes = &mut self.bytes;
+        self.newest.retain(|(own, _), (_, publication)| {
+            if *own == slot {
+                *bytes -= publication.bytes();
+            }
+            *own != slot
+        });
+    }
+}

@@ -1,0 +1,211 @@
+//! A real broker that keeps history over its own death, and a plain client of it that publishes with ids, as docs/subjects.md
+//! tells any service to.
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+use async_nats::{Client, ConnectOptions, HeaderMap, Request};
+use fanfare_testkit::{
+    NatsServer, RedisServer,
+    redis::{Fsync, Reply},
+    wait_for,
+};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::TENANT;
+use crate::SOON;
+
+/// How long a publisher waits for an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// How often the plain NATS client tries to come back.
+const RECONNECT_EVERY: Duration = Duration::from_millis(50);
+/// How long Redis is asked to remember an id, in milliseconds: the default of `history.dedupe_window`.
+const DEDUPE_WINDOW_MS: &str = "120000";
+
+/// A broker of a test's own.
+pub(super) enum HistoryBroker {
+    Nats { server: Box<NatsServer>, client: Client },
+    Redis { server: RedisServer },
+}
+
+/// What the broker said to a publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Accepted {
+    pub(super) offset: u64,
+    /// JetStream's answer has none.
+    pub(super) epoch: Option<String>,
+}
+
+/// There was no answer, or one that leaves it open.
+#[derive(Debug)]
+pub(super) struct NoAnswer;
+
+#[derive(Deserialize)]
+struct Acknowledged {
+    seq: u64,
+}
+
+impl HistoryBroker {
+    /// JetStream, with its streams on disk.
+    pub(super) async fn nats() -> Self {
+        let server = Box::new(NatsServer::builder().jetstream().start().await);
+        let options = ConnectOptions::new().reconnect_delay_callback(|_| RECONNECT_EVERY);
+        let client = options.connect(server.url()).await.expect("the server is there");
+        Self::Nats { server, client }
+    }
+
+    /// Redis with every write on disk before it is answered.
+    pub(super) async fn redis() -> Self {
+        Self::Redis { server: RedisServer::builder().append_only(Fsync::Always).start().await }
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        match self {
+            Self::Nats { server, .. } => server.address(),
+            Self::Redis { server } => server.address(),
+        }
+    }
+
+    /// What nodes connect to.
+    pub(super) fn url(&self) -> String {
+        self.url_at(self.address())
+    }
+
+    /// The same through a proxy.
+    pub(super) fn url_at(&self, address: SocketAddr) -> String {
+        match self {
+            Self::Nats { .. } => format!("nats://{address}"),
+            Self::Redis { .. } => format!("redis://{address}"),
+        }
+    }
+
+    /// Publishes an event by its id, on a channel with history.
+    pub(super) async fn publish(&self, channel: &str, id: &str, data: &str) -> Result<Accepted, NoAnswer> {
+        let body = envelope(id, data);
+        match self {
+            Self::Nats { client, .. } => publish_to_nats(client, channel, id, body).await,
+            Self::Redis { server } => publish_to_redis(server, channel, id, &body, channel).await,
+        }
+    }
+
+    /// Publishes so that the broker keeps the event, but tells no node of it: as when the server ends between the two.
+    pub(super) async fn publish_untold(&self, channel: &str, id: &str, data: &str) -> Accepted {
+        let answer = match self {
+            Self::Nats { client, .. } => {
+                let stream = stream_of(channel);
+                let mut config = stream_config(client, &stream).await;
+                let republish = config["republish"].take();
+                assert!(republish.is_object(), "the stream tells nobody at all");
+                config.as_object_mut().expect("it is an object").remove("republish");
+                update_stream(client, &stream, &config).await;
+                let answer = publish_to_nats(client, channel, id, envelope(id, data)).await;
+                config["republish"] = republish;
+                update_stream(client, &stream, &config).await;
+                answer
+            }
+            // The function publishes where it is told to.
+            Self::Redis { server } => {
+                publish_to_redis(server, channel, id, &envelope(id, data), "log:nobody-is-here").await
+            }
+        };
+        answer.expect("the broker is there")
+    }
+
+    /// SIGKILL.
+    pub(super) fn kill(&self) {
+        match self {
+            Self::Nats { server, .. } => server.kill(),
+            Self::Redis { server } => server.kill(),
+        }
+    }
+
+    /// Starts it again with its data, on the same address, and waits until a publish would be answered.
+    pub(super) async fn restart(&self) {
+        match self {
+            Self::Nats { server, client } => {
+                server.restart().await;
+                let answers = async || {
+                    let asked = timeout(ANSWER_WITHIN, client.request("$JS.API.INFO", "".into())).await;
+                    asked.is_ok_and(|answer| answer.is_ok()).then_some(())
+                };
+                wait_for("JetStream's return", SOON, answers).await;
+            }
+            Self::Redis { server } => server.restart().await,
+        }
+    }
+}
+
+impl fmt::Display for HistoryBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nats { .. } => "NATS",
+            Self::Redis { .. } => "Redis",
+        })
+    }
+}
+
+/// The stream of a channel's namespace.
+pub(super) fn stream_of(channel: &str) -> String {
+    format!("RT_{}", channel.split(':').next().expect("a channel has a namespace"))
+}
+
+/// An event with an id, whose data is a text.
+pub(super) fn envelope(id: &str, data: &str) -> String {
+    json!({ "event": "tick", "id": id, "data": data }).to_string()
+}
+
+async fn publish_to_nats(client: &Client, channel: &str, id: &str, body: String) -> Result<Accepted, NoAnswer> {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", format!("{TENANT}/{channel}/{id}"));
+    let request = Request::new().headers(headers).payload(body.into()).timeout(Some(ANSWER_WITHIN));
+    let subject = format!("rt.pub.{TENANT}.{}", channel.replace(':', "."));
+    let answer = client.send_request(subject, request).await.map_err(|_| NoAnswer)?;
+    // An error that JetStream answers does not say whether it has the message.
+    let Acknowledged { seq } = serde_json::from_slice(&answer.payload).map_err(|_| NoAnswer)?;
+    Ok(Accepted { offset: seq, epoch: None })
+}
+
+async fn publish_to_redis(
+    server: &RedisServer,
+    channel: &str,
+    id: &str,
+    body: &str,
+    live: &str,
+) -> Result<Accepted, NoAnswer> {
+    let tag = format!("{{{TENANT}:{channel}}}");
+    let (stream, meta, known) = (format!("rt:hist:{tag}"), format!("rt:meta:{tag}"), format!("rt:id:{tag}:{id}"));
+    let live = format!("rt:live:{{{TENANT}:{live}}}");
+    let (size, ttl) = (super::SIZE.to_string(), "600000");
+    let keys = [stream.as_str(), &meta, &live, &known];
+    let arguments = [body, &size, ttl, DEDUPE_WINDOW_MS, "1", ""];
+    let words: Vec<_> = ["FCALL", "fanfare_v1_publish", "4"].into_iter().chain(keys).chain(arguments).collect();
+    match timeout(ANSWER_WITHIN, server.try_command(&words)).await {
+        Ok(Ok(Reply::Array(reply))) => match &reply[..] {
+            [Reply::Integer(offset), Reply::Bulk(epoch), ..] => {
+                let epoch = String::from_utf8(epoch.clone()).expect("an epoch is a word");
+                Ok(Accepted { offset: offset.unsigned_abs(), epoch: Some(epoch) })
+            }
+            _ => panic!("{reply:?} is no position"),
+        },
+        // While it loads its data it says so.
+        Ok(Ok(Reply::Error(error))) if error.starts_with("LOADING") => Err(NoAnswer),
+        Ok(Ok(other)) => panic!("{other:?} instead of a position"),
+        Ok(Err(_)) | Err(_) => Err(NoAnswer),
+    }
+}
+
+async fn stream_config(client: &Client, stream: &str) -> serde_json::Value {
+    let answer = client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.expect("JetStream is there");
+    let mut info: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
+    assert!(info["config"].is_object(), "{info}");
+    info["config"].take()
+}
+
+async fn update_stream(client: &Client, stream: &str, config: &serde_json::Value) {
+    let subject = format!("$JS.API.STREAM.UPDATE.{stream}");
+    let answer = client.request(subject, config.to_string().into()).await.expect("JetStream is there");
+    let info: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
+    assert_eq!(info["config"]["republish"], config["republish"], "{info}");
+}
