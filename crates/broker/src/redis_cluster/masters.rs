@@ -200,11 +200,12 @@ impl Masters {
                 for server in current.masters() {
                     keepers.entry(server.clone()).or_insert_with(|| self.start_keeper(server.clone()));
                 }
-                if timeout(TICK, topology.changed()).await.is_err() && self.callers.lock().expect(UNPOISONED).is_empty()
+                let is_quiet = timeout(TICK, topology.changed()).await.is_err();
+                if is_quiet
+                    && self.callers.lock().expect(UNPOISONED).is_empty()
+                    && let Err(error) = self.find().await
                 {
-                    if let Err(error) = self.find().await {
-                        tracing::debug!(%error, "no node of the Redis Cluster can be asked");
-                    }
+                    tracing::debug!(%error, "no node of the Redis Cluster can be asked");
                 }
             }
         };

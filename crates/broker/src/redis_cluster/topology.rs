@@ -103,7 +103,8 @@ fn parse_range(range: &str) -> Option<(u16, u16)> {
 
 impl Topology {
     /// Joins what several nodes say. Of two that are said to own a slot the one with the greater epoch does, as in the
-    /// cluster itself; what is said of a node that was asked too, and does not say so itself, does not count.
+    /// cluster itself; what is said of a node that was asked too, and does not say so itself, does not count, unless the node
+    /// was asked before that epoch.
     ///
     /// So a master that was cut off, and is replaced by now, is left as soon as one of the others answers.
     pub(super) fn merge(views: &[View]) -> Self {
@@ -116,7 +117,8 @@ impl Topology {
             }
             let itself = selves.get(&*node.id).filter(|_| view.myself().is_none_or(|myself| myself.id != node.id));
             for slot in node.slots.iter().flat_map(|(first, last)| *first..=*last) {
-                let denied = itself.is_some_and(|itself| !(itself.master && itself.owns(slot)));
+                let denied =
+                    itself.is_some_and(|itself| itself.epoch >= node.epoch && !(itself.master && itself.owns(slot)));
                 let place = &mut best[usize::from(slot)];
                 if !denied && place.is_none_or(|other| other.epoch < node.epoch) {
                     *place = Some(node);
@@ -253,6 +255,14 @@ mod tests {
             assert_eq!(owners(&views, &[4, 5, 6]), "a a b");
             assert!(Topology::merge(&views).is_whole());
         }
+    }
+
+    #[test]
+    fn what_a_node_said_before_it_became_a_master_does_not_count() {
+        let replica = view(&["!r 1", "a 1 0-99", "b 2 100-16383"]);
+        let later = view(&["b 2 100-16383", "a 1", "r 9 0-99"]);
+        assert_eq!(owners(&[replica.clone()], &[0, 100]), "a b");
+        assert_eq!(owners(&[later, replica], &[0, 100]), "r b");
     }
 
     #[test]
