@@ -115,6 +115,28 @@ async fn a_killed_server_that_writes_before_it_answers_loses_nothing() {
 }
 
 /// Whatever the server has after such a start, some of it may be missing, and nobody can say what.
+/// A server that was not ready when the node came back, such as one that still loads its data, is asked again what it
+/// promises; here its user is not yet allowed to call the functions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_ready_later_than_its_connection_keeps_its_epoch() {
+    let denied = "user node on >secret ~* &* +@all -fcall";
+    let server = RedisServer::builder().append_only(Fsync::Always).line(denied).start().await;
+    let allow = async || {
+        let answer = server.command(&["ACL", "SETUSER", "node", "+fcall"]).await;
+        assert_eq!(answer, Reply::Status("OK".to_owned()));
+    };
+    allow().await;
+    let node = connect(format!("redis://node:secret@{}", server.address())).await;
+    let first = publish(&node, "log:a", 1).await;
+    server.kill();
+    server.restart().await;
+    wait_for("the node to be back", SOON, async || node.publish("live:a", "x").await.ok()).await;
+    assert!(matches!(standing(&node, "log:a").await, Err(BrokerError::Refused { .. })));
+    allow().await;
+    assert_eq!(standing(&node, "log:a").await.unwrap(), first);
+    assert!(first.is_before(&publish(&node, "log:a", 2).await));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_may_lose_something_begins_a_new_epoch() {
     let builders = [
