@@ -168,8 +168,7 @@ impl Builder {
             }
             Target::Broker => {
                 self.refuse("api_key", self.api_key.as_ref().map(|_| "***"), "an HTTP URL")?;
-                // A broker makes for a large future, and the caller's should not be one.
-                Box::new(Box::pin(self.open_broker(url)).await?)
+                Box::new(self.open_broker(url).await?)
             }
         };
         Ok(Publisher::new(transport, settings))

@@ -261,7 +261,7 @@ mod tests {
     fn what_a_node_said_before_it_became_a_master_does_not_count() {
         let replica = view(&["!r 1", "a 1 0-99", "b 2 100-16383"]);
         let later = view(&["b 2 100-16383", "a 1", "r 9 0-99"]);
-        assert_eq!(owners(&[replica.clone()], &[0, 100]), "a b");
+        assert_eq!(owners(std::slice::from_ref(&replica), &[0, 100]), "a b");
         assert_eq!(owners(&[later, replica], &[0, 100]), "r b");
     }
 
