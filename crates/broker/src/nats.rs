@@ -13,12 +13,21 @@
 //!
 //! A node needs permission to subscribe to `{prefix}.pub.>` and to publish and subscribe to `{prefix}.ctl.>`.
 
+mod api;
 mod connect;
 mod echo;
 mod inflow;
+mod keeper;
 mod link;
+mod manage;
 mod merge;
 mod reader;
+mod reading;
+mod recording;
+mod requests;
+mod stream;
+mod stream_config;
+mod walk;
 
 use std::{
     sync::{Arc, RwLock, atomic::Ordering},
@@ -27,7 +36,7 @@ use std::{
 
 use async_nats::{Client, HeaderMap, HeaderValue, PublishErrorKind, connection::State};
 use async_trait::async_trait;
-use fanfare_protocol::NatsSubjects;
+use fanfare_protocol::{Channel, NatsSubjects, Tenant};
 use tokio::{
     sync::{Mutex, mpsc},
     time::{Instant, timeout},
@@ -36,8 +45,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use connect::connect;
 
-use self::{echo::Echo, inflow::Inflow, link::Link, reader::Command};
-use crate::{Broker, BrokerError, Interest, InterestId, Publish, Published};
+use self::{
+    echo::Echo,
+    inflow::Inflow,
+    link::Link,
+    reader::Command,
+    requests::{Caller, Requests},
+    stream::Streams,
+};
+use crate::{Broker, BrokerError, HistoryPage, HistoryRead, Interest, InterestId, Publish, Published, Standing};
 
 const NAME: &str = "nats";
 
@@ -51,12 +67,21 @@ struct Nats {
     subjects: NatsSubjects,
     link: Arc<Link>,
     echo: Arc<Echo>,
+    /// Where a namespace keeps history.
+    history: Option<History>,
     /// The number that the library gave the last subscription. It counts them, and tells of slow consumers by it.
     last_sid: Mutex<u64>,
     commands: mpsc::Sender<Command>,
     request_timeout: Duration,
     closed: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// What history needs.
+#[derive(Debug)]
+struct History {
+    streams: Arc<Streams>,
+    requests: Arc<Requests>,
 }
 
 #[async_trait]
@@ -67,6 +92,13 @@ impl Broker for Nats {
 
     async fn publish(&self, publish: Publish) -> Result<Published, BrokerError> {
         let client = self.connected()?;
+        if let Some(history) = &self.history
+            && let Some(stream) = history.streams.of_channel(&publish.channel)
+        {
+            let caller = self.caller(history, client);
+            let subject = self.subjects.publish(&publish.tenant, &publish.channel);
+            return recording::record(&caller, stream, subject, headers(&publish)?, publish.body).await;
+        }
         let connects = client.statistics().connects.load(Ordering::Relaxed);
         let subject = self.subjects.publish(&publish.tenant, &publish.channel);
         let headers = headers(&publish)?;
@@ -125,6 +157,17 @@ impl Broker for Nats {
         let _ = self.commands.send(Command::Remove(interests.to_vec())).await;
     }
 
+    async fn history(&self, read: HistoryRead) -> Result<HistoryPage, BrokerError> {
+        let (history, caller) = self.history_of(&read.channel)?;
+        reading::history(&caller, &self.subjects, &history.streams, &read).await
+    }
+
+    async fn positions(&self, channels: &[(Tenant, Channel)]) -> Result<Vec<Standing>, BrokerError> {
+        let Some((_, first)) = channels.first() else { return Ok(Vec::new()) };
+        let (history, caller) = self.history_of(first)?;
+        reading::positions(&caller, &self.subjects, &history.streams, channels).await
+    }
+
     async fn close(&self) {
         self.closed.cancel();
         drop(self.client.write().expect(UNPOISONED).take());
@@ -134,6 +177,17 @@ impl Broker for Nats {
 }
 
 impl Nats {
+    fn history_of(&self, channel: &Channel) -> Result<(&History, Caller), BrokerError> {
+        let namespace = || channel.namespace().to_owned();
+        let history =
+            self.history.as_ref().ok_or_else(|| BrokerError::NoHistory { broker: NAME, namespace: namespace() })?;
+        Ok((history, self.caller(history, self.connected()?)))
+    }
+
+    fn caller(&self, history: &History, client: Arc<Client>) -> Caller {
+        Caller::new(client, Arc::clone(&history.requests), self.request_timeout)
+    }
+
     fn connected(&self) -> Result<Arc<Client>, BrokerError> {
         let client = self.client.read().expect(UNPOISONED).clone();
         client
@@ -148,11 +202,17 @@ impl Nats {
         interests: &[Interest],
         flows: &mut Vec<Inflow>,
     ) -> Result<(), BrokerError> {
-        let subjects: Vec<String> =
-            interests.iter().map(|interest| self.subjects.interest(&interest.tenant, &interest.topic)).collect();
+        let streams = self.history.as_ref().map(|history| &history.streams);
+        let wanted: Vec<_> = interests
+            .iter()
+            .map(|interest| {
+                let stream = streams.and_then(|streams| streams.of_topic(&interest.topic));
+                (interest, inflow::subject(&self.subjects, interest, stream.is_some()), stream)
+            })
+            .collect();
         {
             let mut last_sid = self.last_sid.lock().await;
-            for (interest, subject) in interests.iter().zip(&subjects) {
+            for (interest, subject, stream) in &wanted {
                 self.link.forget_refusal(subject);
                 // Before the call, which takes the number even where it is given up while it waits.
                 *last_sid += 1;
@@ -160,15 +220,15 @@ impl Nats {
                     .subscribe(subject.clone())
                     .await
                     .map_err(|error| BrokerError::Refused { broker: NAME, reason: error.to_string() })?;
-                flows.push(Inflow::new(interest.clone(), *last_sid, subscriber));
+                flows.push(Inflow::new((*interest).clone(), *last_sid, subscriber, stream.cloned()));
             }
         }
         let mut echo = self.echo.token();
         echo.sending().send(client).await;
         echo.wait().await;
-        match subjects.into_iter().find(|subject| self.link.is_refused(subject)) {
+        match wanted.into_iter().find(|(_, subject, _)| self.link.is_refused(subject)) {
             None => Ok(()),
-            Some(subject) => {
+            Some((_, subject, _)) => {
                 Err(BrokerError::Refused { broker: NAME, reason: format!("no permission to subscribe to {subject:?}") })
             }
         }

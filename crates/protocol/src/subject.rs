@@ -6,6 +6,8 @@
 //! | pattern `project:*` | `rt.pub.acme.project.*` | `rt:pub:acme:project:*` (crosses `:`, so the node filters) |
 //! | pattern `project:**` | `rt.pub.acme.project.>` | `rt:pub:acme:project:*` |
 //!
+//! On NATS a namespace with history has a stream, which republishes the same below `rt.live.`; nodes listen there.
+//!
 //! Redis has the channels with history a second time, as `rt:live:{acme:project:clx123}`, and their keys beside it. What stands
 //! between the braces decides in a cluster which node has them.
 
@@ -40,9 +42,15 @@ pub enum SubjectError {
     },
 }
 
-/// Channels as NATS subjects.
+/// Channels as NATS subjects, and the names of the streams that keep their history.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NatsSubjects(Names<'.'>);
+pub struct NatsSubjects {
+    names: Names<'.'>,
+    /// The same below `rt.live.`, where streams republish what they have taken.
+    live: Names<'.'>,
+    /// `RT_`
+    stream: String,
+}
 
 /// Channels as Redis pub/sub channels, and as the keys of their history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,22 +67,26 @@ impl NatsSubjects {
     /// # Errors
     /// [`SubjectError::Prefix`] where it is not.
     pub fn new(prefix: &str) -> Result<Self, SubjectError> {
-        Names::new(prefix).map(Self)
+        Ok(Self {
+            names: Names::new(prefix)?,
+            live: Names { publish: format!("{prefix}.live.") },
+            stream: format!("{}_", prefix.to_ascii_uppercase()),
+        })
     }
 
     /// `rt.pub.{tenant}.{segments joined by .}`
     pub fn publish(&self, tenant: &Tenant, channel: &Channel) -> String {
-        self.0.publish(tenant, channel.as_str())
+        self.names.publish(tenant, channel.as_str())
     }
 
-    /// The subject to subscribe to for a topic: `*` stays, `**` becomes `>`.
+    /// The subject to subscribe to for a topic without history: `*` stays, `**` becomes `>`.
     pub fn interest(&self, tenant: &Tenant, topic: &Topic) -> String {
-        let mut subject = self.0.publish(tenant, topic.as_str());
-        if subject.ends_with("**") {
-            subject.truncate(subject.len() - 2);
-            subject.push('>');
-        }
-        subject
+        Self::wildcard(self.names.publish(tenant, topic.as_str()))
+    }
+
+    /// The same for a topic with history: what the stream has taken comes there, with its sequence.
+    pub fn live_interest(&self, tenant: &Tenant, topic: &Topic) -> String {
+        Self::wildcard(self.live.publish(tenant, topic.as_str()))
     }
 
     /// Tenant and channel of a subject, the inverse of [`publish`](Self::publish).
@@ -82,7 +94,39 @@ impl NatsSubjects {
     /// # Errors
     /// [`SubjectError`] where the subject is no channel's.
     pub fn parse_publish(&self, subject: &str) -> Result<(Tenant, Channel), SubjectError> {
-        self.0.parse_publish(subject)
+        self.names.parse_publish(subject)
+    }
+
+    /// Tenant and channel of a subject that a stream republishes on.
+    ///
+    /// # Errors
+    /// [`SubjectError`] where the subject is no channel's.
+    pub fn parse_live(&self, subject: &str) -> Result<(Tenant, Channel), SubjectError> {
+        self.live.parse_publish(subject)
+    }
+
+    /// The stream that keeps the history of a namespace: `RT_{namespace}`.
+    pub fn stream(&self, namespace: &str) -> String {
+        format!("{}{namespace}", self.stream)
+    }
+
+    /// What that stream takes: all channels of the namespace, of all tenants.
+    pub fn stream_subjects(&self, namespace: &str) -> [String; 2] {
+        let all = format!("{}*.{namespace}", self.names.publish);
+        [all.clone(), format!("{all}.>")]
+    }
+
+    /// From where to where a stream republishes: `rt.pub.>` and `rt.live.>`.
+    pub fn republish(&self) -> [String; 2] {
+        [&self.names, &self.live].map(|names| format!("{}>", names.publish))
+    }
+
+    fn wildcard(mut subject: String) -> String {
+        if subject.ends_with("**") {
+            subject.truncate(subject.len() - 2);
+            subject.push('>');
+        }
+        subject
     }
 }
 

@@ -11,10 +11,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    COMMANDS, NAME, Nats,
+    COMMANDS, History, NAME, Nats,
     echo::Echo,
+    keeper::{self, Keeper},
     link::Link,
-    reader::{Parts, Reader},
+    manage,
+    reader::{Command, Parts, Reader},
+    requests::{Caller, Requests},
+    stream::Streams,
 };
 use crate::{
     Broker, BrokerError, BrokerOptions, Events,
@@ -49,6 +53,7 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
         value: options.prefix.clone(),
         allowed: error.to_string(),
     })?;
+    manage::check_options(&options.history)?;
     let login = Login::choose(options, &servers).await?;
     tls::check_files(options)?;
     if servers.tls {
@@ -80,6 +85,17 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
     let (outlet, events) = Outlet::new();
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let tasks = TaskTracker::new();
+    let (history, subscriptions) = if options.history.namespaces.is_empty() {
+        (None, 1)
+    } else {
+        let history = begin_history(&client, &subjects, options, &commands, &closed, &tasks).await;
+        if history.is_err() {
+            closed.cancel();
+            tasks.close();
+            tasks.wait().await;
+        }
+        (Some(history?), 3)
+    };
     let parts = Parts {
         client: Arc::clone(&client),
         subjects: subjects.clone(),
@@ -88,6 +104,7 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
         echoes,
         commands: receiver,
         outlet,
+        history: history.as_ref().map(|history| (Arc::clone(&history.streams), Arc::clone(&history.requests))),
         closed: closed.clone(),
         tasks: tasks.clone(),
         library,
@@ -98,13 +115,45 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
         subjects,
         link,
         echo,
-        last_sid: Mutex::new(1),
+        history,
+        last_sid: Mutex::new(subscriptions),
         commands,
         request_timeout: options.request_timeout,
         closed,
         tasks,
     };
     Ok((Arc::new(nats), events))
+}
+
+/// Lets the streams be as they have to be, and begins to watch them. The client's second and third subscriptions.
+async fn begin_history(
+    client: &Arc<Client>,
+    subjects: &NatsSubjects,
+    options: &BrokerOptions,
+    commands: &mpsc::Sender<Command>,
+    closed: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<History, BrokerError> {
+    let refused =
+        |error: async_nats::client::SubscribeError| BrokerError::Refused { broker: NAME, reason: error.to_string() };
+    let requests = Requests::new(closed.clone());
+    let inbox = client.subscribe(requests.subject()).await.map_err(refused)?;
+    tasks.spawn(Arc::clone(&requests).read(inbox));
+    let advisories = client.subscribe(keeper::advisories()).await.map_err(refused)?;
+    let streams = Arc::new(Streams::new(subjects, &options.history));
+    let caller = Caller::new(Arc::clone(client), Arc::clone(&requests), options.connect_timeout);
+    manage::prepare(&caller, &streams).await?;
+    let keeper = Keeper {
+        client: Arc::clone(client),
+        requests: Arc::clone(&requests),
+        streams: Arc::clone(&streams),
+        advisories,
+        commands: commands.clone(),
+        request_timeout: options.request_timeout,
+        closed: closed.clone(),
+    };
+    tasks.spawn(keeper.run());
+    Ok(History { streams, requests })
 }
 
 /// How the node says who it is.

@@ -2,6 +2,10 @@
 
 use std::{
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -9,7 +13,8 @@ use async_nats::{HeaderMap, Message, Subscriber};
 use fanfare_protocol::{Body, Channel, NatsSubjects, Pattern, SubjectError, Tenant, Topic};
 use futures_util::Stream;
 
-use crate::{Interest, Publication, body::detach};
+use super::stream::{Stream as History, Unplaced, live_timestamp};
+use crate::{Interest, LivePosition, Publication, body::detach};
 
 #[derive(Debug)]
 pub(super) struct Inflow {
@@ -17,6 +22,16 @@ pub(super) struct Inflow {
     /// The library's number of the subscription.
     pub(super) sid: u64,
     subscriber: Subscriber,
+    /// Where the namespace has history.
+    recorded: Option<Recorded>,
+}
+
+/// What a subscription to republished messages needs.
+#[derive(Debug)]
+struct Recorded {
+    stream: Arc<History>,
+    /// The sequence that came last.
+    last: AtomicU64,
 }
 
 /// Why a message is not a publication of the interest.
@@ -26,18 +41,39 @@ pub(super) enum Unreadable {
     Subject(#[from] SubjectError),
     #[error("{0:?} is not what was subscribed to")]
     Other(String),
+    #[error(transparent)]
+    Unplaced(#[from] Unplaced),
 }
 
 impl Inflow {
-    pub(super) fn new(interest: Interest, sid: u64, subscriber: Subscriber) -> Self {
-        Self { interest, sid, subscriber }
+    pub(super) fn new(interest: Interest, sid: u64, subscriber: Subscriber, stream: Option<Arc<History>>) -> Self {
+        let recorded = stream.map(|stream| Recorded { stream, last: AtomicU64::new(0) });
+        Self { interest, sid, subscriber, recorded }
+    }
+
+    /// The stream that its namespace has, where it has history.
+    pub(super) fn stream(&self) -> Option<&Arc<History>> {
+        self.recorded.as_ref().map(|recorded| &recorded.stream)
+    }
+
+    /// What was subscribed to.
+    pub(super) fn subject(&self, subjects: &NatsSubjects) -> String {
+        subject(subjects, &self.interest, self.recorded.is_some())
     }
 
     pub(super) fn publication(&self, subjects: &NatsSubjects, message: Message) -> Result<Publication, Unreadable> {
         let channel = match &self.interest.topic {
             Topic::Channel(_) => None,
             Topic::Pattern(pattern) => {
-                Some(wanted_channel(subjects, &self.interest.tenant, pattern, &message.subject)?)
+                let live = self.recorded.is_some();
+                Some(wanted_channel(subjects, live, &self.interest.tenant, pattern, &message.subject)?)
+            }
+        };
+        let (position, timestamp) = match &self.recorded {
+            None => (None, None),
+            Some(recorded) => {
+                let headers = message.headers.as_ref();
+                (Some(recorded.position(headers)?), live_timestamp(headers))
             }
         };
         let header = |name| message.headers.as_ref().and_then(|headers: &HeaderMap| last(headers, name));
@@ -46,7 +82,27 @@ impl Inflow {
             content_type: header("Content-Type"),
             bytes: detach(message.payload),
         };
-        Ok(Publication { interest: self.interest.id, channel, body, timestamp: None, position: None })
+        Ok(Publication { interest: self.interest.id, channel, body, timestamp, position })
+    }
+}
+
+impl Recorded {
+    fn position(&self, headers: Option<&HeaderMap>) -> Result<LivePosition, Unplaced> {
+        let position = self.stream.live_position(headers)?;
+        let offset = position.position.offset;
+        if self.last.swap(offset, Ordering::Relaxed) >= offset {
+            self.stream.doubt();
+        }
+        Ok(position)
+    }
+}
+
+/// Publications of namespaces with history come as their stream republishes them.
+pub(super) fn subject(subjects: &NatsSubjects, interest: &Interest, live: bool) -> String {
+    if live {
+        subjects.live_interest(&interest.tenant, &interest.topic)
+    } else {
+        subjects.interest(&interest.tenant, &interest.topic)
     }
 }
 
@@ -60,11 +116,12 @@ impl Stream for Inflow {
 
 fn wanted_channel(
     subjects: &NatsSubjects,
+    live: bool,
     tenant: &Tenant,
     pattern: &Pattern,
     subject: &str,
 ) -> Result<Channel, Unreadable> {
-    let (of, channel) = subjects.parse_publish(subject)?;
+    let (of, channel) = if live { subjects.parse_live(subject)? } else { subjects.parse_publish(subject)? };
     if of == *tenant && pattern.matches(channel.as_str()) {
         Ok(channel)
     } else {

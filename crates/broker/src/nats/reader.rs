@@ -20,6 +20,8 @@ use super::{
     inflow::Inflow,
     link::Link,
     merge::Merge,
+    requests::Requests,
+    stream::{Stream, Streams},
 };
 use crate::{InterestId, Interruption, Scope, limits, outlet::Outlet, unreadable::UnreadableLog};
 
@@ -38,11 +40,19 @@ const ECHO_RETRY: Duration = Duration::from_secs(1);
 /// Subscriptions that are ended before the library is waited for; its own queue holds 2,048 commands.
 const UNSUBSCRIBE_BATCH: usize = 256;
 
+/// Interests that are told one by one that their stream was made anew; where there are more, everything is interrupted. It
+/// leaves room for other interruptions, see [`limits::CONTROL_EVENTS`].
+const MANY_RENUMBERED: usize = 64;
+
 /// Asked of the reader by the calls of the broker.
 #[derive(Debug)]
 pub(super) enum Command {
     Add(Vec<Inflow>),
     Remove(Vec<InterestId>),
+    /// Publications may have been lost, though nothing was interrupted: all positions have to be looked at.
+    Check,
+    /// These streams were made anew.
+    Renumbered(Vec<Arc<Stream>>),
 }
 
 /// What the reader is made of.
@@ -56,6 +66,8 @@ pub(super) struct Parts {
     pub(super) echoes: Subscriber,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) outlet: Outlet,
+    /// Where there is history.
+    pub(super) history: Option<(Arc<Streams>, Arc<Requests>)>,
     pub(super) closed: CancellationToken,
     pub(super) tasks: TaskTracker,
     /// Ends when the library's tasks have ended.
@@ -135,6 +147,9 @@ impl Reader {
         let connects = self.statistics.connects.load(Ordering::Relaxed);
         let same = connected && connects == self.connects;
         self.parts.link.set_up(connected);
+        if !same && let Some((_, requests)) = &self.parts.history {
+            requests.connection_lost();
+        }
         let confirmed = match &mut self.connection {
             Connection::Confirming { echo, .. } => echo.has_come(),
             Connection::Up | Connection::Down => false,
@@ -147,6 +162,9 @@ impl Reader {
             }
             Connection::Confirming { .. } if same && confirmed => {
                 self.connection = Connection::Up;
+                if let Some((streams, _)) = &self.parts.history {
+                    streams.doubt.notify_one();
+                }
                 self.resume_all();
             }
             Connection::Confirming { since, .. } if same && since.elapsed() < ECHO_RETRY => {}
@@ -193,9 +211,7 @@ impl Reader {
 
     /// A refusal that came too late for the call that asked.
     fn interrupt_refused(&mut self) {
-        let refused = |flow: &&Inflow| {
-            self.parts.link.is_refused(&self.parts.subjects.interest(&flow.interest.tenant, &flow.interest.topic))
-        };
+        let refused = |flow: &&Inflow| self.parts.link.is_refused(&flow.subject(&self.parts.subjects));
         let refused: Vec<InterestId> = self.flows.iter().filter(refused).map(|flow| flow.interest.id).collect();
         for id in refused {
             self.parts.outlet.interrupted(Interruption { scope: Scope::Interest(id), reason: "refused" });
@@ -216,6 +232,8 @@ impl Reader {
             self.slow.remove(&scope);
             match scope {
                 Scope::All => self.resume_all(),
+                // One that is slow is not told that it is over.
+                Scope::Interest(_) if self.slow.contains_key(&scope) => {}
                 Scope::Interest(_) => self.parts.outlet.resumed(scope),
             }
         }
@@ -261,6 +279,33 @@ impl Reader {
                 }
                 let (client, closed) = (Arc::clone(&self.parts.client), self.parts.closed.clone());
                 self.parts.tasks.spawn(async move { closed.run_until_cancelled(unsubscribe(&client, removed)).await });
+            }
+            // The end of an interruption that had no beginning: nothing is known to be missing, so nobody is told of a gap
+            // but who is found to have one.
+            Command::Check => self.resume_all(),
+            Command::Renumbered(streams) => self.interrupt_renumbered(&streams),
+        }
+    }
+
+    /// Tells all who are interested in streams that were made anew, once each.
+    fn interrupt_renumbered(&mut self, streams: &[Arc<Stream>]) {
+        // Where there is no connection, all will be looked at when there is one again.
+        if !matches!(self.connection, Connection::Up) {
+            return;
+        }
+        let of_these = |flow: &&Inflow| {
+            flow.stream().is_some_and(|stream| streams.iter().any(|renumbered| Arc::ptr_eq(renumbered, stream)))
+        };
+        let mut scopes: Vec<Scope> =
+            self.flows.iter().filter(of_these).map(|flow| Scope::Interest(flow.interest.id)).collect();
+        if scopes.len() > MANY_RENUMBERED {
+            scopes = vec![Scope::All];
+        }
+        for scope in scopes {
+            self.parts.outlet.interrupted(Interruption { scope, reason: "renumbered" });
+            match scope {
+                Scope::All => self.resume_all(),
+                Scope::Interest(_) => self.parts.outlet.resumed(scope),
             }
         }
     }

@@ -9,8 +9,11 @@ mod history;
 mod interruption;
 mod memory;
 mod nats;
+mod nats_history;
+mod nats_streams;
 mod node;
 mod redis;
+mod redis_history;
 mod redis_sentinel;
 mod slow;
 

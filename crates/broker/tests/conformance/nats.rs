@@ -64,13 +64,13 @@ impl Server for NatsFixture {
     }
 }
 
-struct Plain {
-    client: async_nats::Client,
+pub(crate) struct Plain {
+    pub(crate) client: async_nats::Client,
     subjects: NatsSubjects,
 }
 
 impl Plain {
-    async fn connect(server: &NatsServer) -> Self {
+    pub(crate) async fn connect(server: &NatsServer) -> Self {
         let client = async_nats::ConnectOptions::new()
             .reconnect_delay_callback(|_| Duration::from_millis(10))
             .connect(server.url())
@@ -79,7 +79,7 @@ impl Plain {
         Self { client, subjects: NatsSubjects::new("rt").unwrap() }
     }
 
-    fn subject(&self, tenant: &str, channel: &str) -> String {
+    pub(crate) fn subject(&self, tenant: &str, channel: &str) -> String {
         self.subjects.publish(&Tenant::parse(tenant).unwrap(), &Channel::parse(channel).unwrap())
     }
 }

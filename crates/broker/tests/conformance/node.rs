@@ -3,8 +3,11 @@
 use std::{collections::HashMap, panic::Location, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fanfare_broker::{Broker, BrokerError, BrokerEvent, Events, Interest, InterestId, Publication, Publish, Scope};
-use fanfare_protocol::{Channel, Tenant, Topic};
+use fanfare_broker::{
+    Broker, BrokerError, BrokerEvent, Events, HistoryPage, HistoryRange, HistoryRead, Interest, InterestId,
+    Publication, Publish, Published, Scope, Standing,
+};
+use fanfare_protocol::{Channel, Position, Tenant, Topic};
 use tokio::time::timeout;
 
 use crate::fixture::{Fixture, Outside, SOON};
@@ -55,6 +58,42 @@ impl Node {
             id: None,
         };
         self.broker.publish(publish).await.map(drop)
+    }
+
+    /// Publishes on a channel with history and says where it stands.
+    pub(crate) async fn record(&self, channel: &str, body: impl Into<Bytes>) -> Position {
+        self.record_as(channel, body, None).await.unwrap().position.unwrap()
+    }
+
+    pub(crate) async fn record_as(
+        &self,
+        channel: &str,
+        body: impl Into<Bytes>,
+        id: Option<&str>,
+    ) -> Result<Published, BrokerError> {
+        let publish = Publish {
+            tenant: Tenant::parse("acme").unwrap(),
+            channel: Channel::parse(channel).unwrap(),
+            body: body.into(),
+            id: id.map(str::to_owned),
+        };
+        self.broker.publish(publish).await
+    }
+
+    /// Where a channel stands.
+    pub(crate) async fn standing(&self, channel: &str) -> Result<Standing, BrokerError> {
+        let channels = [(Tenant::parse("acme").unwrap(), Channel::parse(channel).unwrap())];
+        Ok(self.broker.positions(&channels).await?.remove(0))
+    }
+
+    pub(crate) async fn read(
+        &self,
+        channel: &str,
+        range: HistoryRange,
+        max_publications: usize,
+    ) -> Result<HistoryPage, BrokerError> {
+        let (tenant, channel) = (Tenant::parse("acme").unwrap(), Channel::parse(channel).unwrap());
+        self.broker.history(HistoryRead { tenant, channel, range, max_publications, max_bytes: 1 << 24 }).await
     }
 
     #[track_caller]

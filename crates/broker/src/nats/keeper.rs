@@ -1,0 +1,119 @@
+//! The task that keeps an eye on the streams: whether they are still the same, and whether their leaders change.
+
+use std::{collections::HashSet, sync::Arc};
+
+use async_nats::{Client, Message, Subscriber};
+use futures_util::StreamExt as _;
+use tokio::{
+    sync::mpsc,
+    time::{Duration, Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    manage,
+    reader::Command,
+    requests::{Caller, Requests},
+    stream::{Stream, Streams},
+};
+use crate::BrokerError;
+
+/// Between two looks at streams that could not be looked at.
+const RETRY: Duration = Duration::from_secs(1);
+
+const ADVISORIES: &str = "$JS.EVENT.ADVISORY.STREAM.";
+
+/// What the keeper is made of.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    pub(super) client: Arc<Client>,
+    pub(super) requests: Arc<Requests>,
+    pub(super) streams: Arc<Streams>,
+    pub(super) advisories: Subscriber,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) request_timeout: Duration,
+    pub(super) closed: CancellationToken,
+}
+
+/// What JetStream tells of streams, where this user may hear it: of leaders that were elected, of streams that were
+/// created, changed and deleted.
+pub(super) fn advisories() -> String {
+    format!("{ADVISORIES}*.*")
+}
+
+impl Keeper {
+    /// Runs until the adapter is closed.
+    pub(super) async fn run(mut self) {
+        let closed = self.closed.clone();
+        closed.run_until_cancelled(self.keep()).await;
+    }
+
+    async fn keep(&mut self) {
+        let doubt = Arc::clone(&self.streams.doubt);
+        let mut again: Option<Instant> = None;
+        loop {
+            let at = again.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
+            let mut elected = HashSet::new();
+            tokio::select! {
+                biased;
+                Some(advisory) = self.advisories.next() => {
+                    if !self.concerns_us(&advisory, &mut elected) {
+                        continue;
+                    }
+                }
+                () = doubt.notified() => {}
+                () = sleep_until(at), if again.is_some() => {}
+            }
+            again = self.look(elected).await.is_err().then(|| Instant::now() + RETRY);
+        }
+    }
+
+    /// Whether an advisory is about one of our streams; notes whose leader was elected.
+    fn concerns_us(&self, advisory: &Message, elected: &mut HashSet<String>) -> bool {
+        let Some((kind, name)) = advisory.subject.strip_prefix(ADVISORIES).and_then(|rest| rest.split_once('.')) else {
+            return false;
+        };
+        let ours = self.streams.all().any(|stream| stream.name() == name);
+        if ours && kind == "LEADER_ELECTED" {
+            elected.insert(name.to_owned());
+        }
+        ours
+    }
+
+    /// Reads every stream's numbering again and makes those anew that are gone. Tells the reader what has changed.
+    async fn look(&self, elected: HashSet<String>) -> Result<(), BrokerError> {
+        let mut looked = Ok(());
+        for stream in self.streams.all() {
+            let caller = Caller::new(Arc::clone(&self.client), Arc::clone(&self.requests), self.request_timeout);
+            match self.look_at(&caller, stream).await {
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::debug!(stream = stream.name(), %error, "the stream cannot be looked at");
+                    looked = Err(error);
+                }
+            }
+        }
+        let renumbered: Vec<Arc<Stream>> =
+            self.streams.all().filter(|stream| stream.take_renumbered()).map(Arc::clone).collect();
+        if !renumbered.is_empty() {
+            // The reader is gone only when all is closed.
+            let _ = self.commands.send(Command::Renumbered(renumbered)).await;
+        } else if !elected.is_empty() {
+            tracing::info!(streams = ?elected, "leaders were elected; all positions are checked");
+            let _ = self.commands.send(Command::Check).await;
+        }
+        looked
+    }
+
+    async fn look_at(&self, caller: &Caller, stream: &Stream) -> Result<(), BrokerError> {
+        let info = match caller.stream_info(stream.name()).await {
+            Err(failure) if failure.is_missing_stream() && self.streams.managed => {
+                tracing::warn!(stream = stream.name(), "the stream is gone and is made anew");
+                manage::prepare_stream(caller, stream, true).await?
+            }
+            info => info?,
+        };
+        stream.learn(&info);
+        Ok(())
+    }
+}

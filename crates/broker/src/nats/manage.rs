@@ -1,0 +1,163 @@
+//! Creating, updating and checking streams. Several nodes may do it at the same time.
+
+use tokio::time::{Duration, sleep};
+
+use super::{
+    NAME,
+    api::{ApiError, ApiFailure, StreamInfo},
+    requests::{Caller, RequestError},
+    stream::{Stream, Streams},
+    stream_config::StreamConfig,
+};
+use crate::{BrokerError, HistoryOptions, Storage};
+
+/// Between two attempts where JetStream has no leader yet, or another node was quicker.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Contradictions that need no server to be seen.
+pub(super) fn check_options(options: &HistoryOptions) -> Result<(), BrokerError> {
+    let wrong = |what, value: String, allowed: &str| {
+        Err(BrokerError::Configuration { what, value, allowed: allowed.to_owned() })
+    };
+    if options.namespaces.is_empty() {
+        return Ok(());
+    }
+    if options.storage == Storage::Memory && options.replicas < 3 {
+        let allowed =
+            "streams in memory need history.replicas = 3 or more, since a server that restarts loses its copy";
+        return wrong("history.storage", format!("memory (replicas = {})", options.replicas), allowed);
+    }
+    if !matches!(options.replicas, 1 | 3 | 5) {
+        return wrong("history.replicas", options.replicas.to_string(), "1, 3 or 5");
+    }
+    Ok(())
+}
+
+/// At start: lets every stream be as it has to be, or says what is not.
+pub(super) async fn prepare(caller: &Caller, streams: &Streams) -> Result<(), BrokerError> {
+    for stream in streams.all() {
+        let info = prepare_stream(caller, stream, streams.managed).await?;
+        stream.begin(&info);
+    }
+    Ok(())
+}
+
+/// One stream as it has to be: created and updated where streams are managed, else checked.
+pub(super) async fn prepare_stream(caller: &Caller, stream: &Stream, managed: bool) -> Result<StreamInfo, BrokerError> {
+    loop {
+        let attempt =
+            if managed { create_or_update(caller, &stream.config).await } else { check(caller, &stream.config).await };
+        let failure = match attempt {
+            Ok(info) => return Ok(info),
+            Err(Failed::Final(error)) => return Err(error),
+            Err(Failed::Api(failure)) => failure,
+        };
+        if !may_pass(&failure) || caller.left() <= RETRY {
+            return Err(explain(stream.name(), failure));
+        }
+        sleep(RETRY).await;
+    }
+}
+
+enum Failed {
+    Api(ApiFailure),
+    Final(BrokerError),
+}
+
+impl From<ApiFailure> for Failed {
+    fn from(failure: ApiFailure) -> Self {
+        Self::Api(failure)
+    }
+}
+
+async fn create_or_update(caller: &Caller, wanted: &StreamConfig) -> Result<StreamInfo, Failed> {
+    let info = match caller.stream_info(&wanted.name).await {
+        Err(failure) if failure.is_missing_stream() => {
+            let info = caller.create_stream(&wanted.name, &wanted.to_json()).await?;
+            tracing::info!(stream = wanted.name, "the stream is created");
+            return Ok(info);
+        }
+        info => info?,
+    };
+    let differences = wanted.differences(&info.config);
+    if differences.is_empty() {
+        return Ok(info);
+    }
+    let told = differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    if wanted.is_foreign(&info.config) {
+        let allowed = format!("a stream for something else has this name; rename it, or choose another prefix: {told}");
+        return Err(Failed::Final(BrokerError::Configuration {
+            what: "NATS stream",
+            value: wanted.name.clone(),
+            allowed,
+        }));
+    }
+    match caller.update_stream(&wanted.name, &wanted.updated(&info.config)).await {
+        Ok(info) => {
+            tracing::info!(stream = wanted.name, differences = told, "the stream is updated");
+            Ok(info)
+        }
+        Err(ApiFailure::Refused(error)) if !error.is_temporary() && !error.is_missing_stream() => {
+            let allowed = format!("{told}; the server does not change that: {error}");
+            Err(Failed::Final(BrokerError::Configuration { what: "NATS stream", value: wanted.name.clone(), allowed }))
+        }
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+async fn check(caller: &Caller, wanted: &StreamConfig) -> Result<StreamInfo, Failed> {
+    let refusal = |allowed: String| {
+        Failed::Final(BrokerError::Configuration { what: "NATS stream", value: wanted.name.clone(), allowed })
+    };
+    let info = match caller.stream_info(&wanted.name).await {
+        Err(failure) if failure.is_missing_stream() => {
+            let config = wanted.to_json();
+            return Err(refusal(format!(
+                "it does not exist; create it as {config}, or set history.manage_streams = true"
+            )));
+        }
+        info => info?,
+    };
+    let differences = wanted.differences(&info.config);
+    if differences.is_empty() {
+        return Ok(info);
+    }
+    let told = differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    Err(refusal(format!("{told}; change it, or set history.manage_streams = true")))
+}
+
+/// Whether another attempt may succeed.
+fn may_pass(failure: &ApiFailure) -> bool {
+    match failure {
+        // A server that starts is there before its JetStream is.
+        ApiFailure::Request(RequestError::NoResponders(_) | RequestError::Lost) => true,
+        // Another node was quicker.
+        ApiFailure::Refused(error) => error.is_temporary() || error.is_name_in_use() || error.is_missing_stream(),
+        _ => false,
+    }
+}
+
+fn explain(stream: &str, failure: ApiFailure) -> BrokerError {
+    let no_jetstream = |error: &dyn std::fmt::Display| BrokerError::Refused {
+        broker: NAME,
+        reason: format!(
+            "history needs JetStream, and {error}: start nats-server with `jetstream {{ store_dir: … }}` (or -js), \
+             or let this user's account use it and publish on $JS.API.>"
+        ),
+    };
+    match failure {
+        ApiFailure::Request(error @ RequestError::NoResponders(_)) => no_jetstream(&error),
+        ApiFailure::Refused(error) if error.is_not_enabled() => no_jetstream(&error),
+        ApiFailure::Refused(error @ ApiError { .. }) => {
+            BrokerError::Refused { broker: NAME, reason: format!("the stream {stream}: {error}") }
+        }
+        ApiFailure::Request(RequestError::TimedOut(waited)) => BrokerError::Refused {
+            broker: NAME,
+            reason: format!(
+                "no answer about the stream {stream} within {waited:?}: JetStream has no leader, or this user may not \
+                 publish on $JS.API.> or subscribe to _INBOX.>"
+            ),
+        },
+        failure => failure.into(),
+    }
+}

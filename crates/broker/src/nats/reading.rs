@@ -1,0 +1,250 @@
+//! Where channels stand, and what is retained of them.
+//!
+//! Positions are asked of the stream's leader. A page is whole where it is proven that nothing was lost to retention
+//! between where it begins and what it holds; the proof is made after the read, so that it is true of what was read.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use fanfare_protocol::{Channel, NatsSubjects, Position, Tenant};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    NAME,
+    api::{ApiFailure, StreamInfo, Which},
+    requests::Caller,
+    stream::{Stream, Streams},
+    walk::{Step, Walk},
+};
+use crate::{BrokerError, HistoryPage, HistoryRange, HistoryRead, Recorded, Standing};
+
+/// Channels whose last publication is asked for at the same time.
+const PIPELINE: usize = 64;
+
+/// A channel with no more publications than this is read at once; of a longer one it is found out first where the newest
+/// begin.
+const SHORT: u64 = 64;
+
+/// How often a read is begun anew because the stream was made anew meanwhile.
+const ATTEMPTS: usize = 2;
+
+/// Where channels stand, in the order asked for.
+pub(super) async fn positions(
+    caller: &Caller,
+    subjects: &NatsSubjects,
+    streams: &Streams,
+    channels: &[(Tenant, Channel)],
+) -> Result<Vec<Standing>, BrokerError> {
+    let mut wanted: Vec<(Arc<Stream>, Option<Position>)> = Vec::new();
+    let mut asked = Vec::with_capacity(channels.len());
+    for (tenant, channel) in channels {
+        let stream = of_channel(streams, channel)?;
+        let place = wanted.iter().position(|(known, _)| Arc::ptr_eq(known, stream)).unwrap_or_else(|| {
+            wanted.push((Arc::clone(stream), None));
+            wanted.len() - 1
+        });
+        asked.push((place, subjects.publish(tenant, channel)));
+    }
+    // Before the channels are asked for: what is published meanwhile lies behind what is taken for an empty channel.
+    for (stream, end) in &mut wanted {
+        let info = caller.stream_info(stream.name()).await?;
+        *end = Some(Position { offset: info.state.last_seq, epoch: stream.learn(&info) });
+    }
+    let wanted = &wanted;
+    stream::iter(asked)
+        .map(|(place, subject)| async move {
+            let (stream, end) = &wanted[place];
+            let last = caller.last_sequence(stream.name(), &subject).await?;
+            let end = end.as_ref().expect("every stream was asked above");
+            let position = Position { offset: last.unwrap_or(end.offset), epoch: end.epoch.clone() };
+            Ok(Standing { position, empty: last.is_none() })
+        })
+        .buffered(PIPELINE)
+        .try_collect()
+        .await
+}
+
+/// Reads a part of a channel's history.
+pub(super) async fn history(
+    caller: &Caller,
+    subjects: &NatsSubjects,
+    streams: &Streams,
+    read: &HistoryRead,
+) -> Result<HistoryPage, BrokerError> {
+    let stream = of_channel(streams, &read.channel)?;
+    let subject = subjects.publish(&read.tenant, &read.channel);
+    let reading = Reading { caller, stream, subject: &subject, read };
+    for _ in 0..ATTEMPTS {
+        let page = match read.range {
+            HistoryRange::After(after) => reading.after(after).await?,
+            HistoryRange::Before(before) => reading.before(before).await?,
+        };
+        if let Some(page) = page {
+            return Ok(page);
+        }
+    }
+    let reason = format!("the stream {} was made anew while it was read", stream.name());
+    Err(BrokerError::Refused { broker: NAME, reason })
+}
+
+fn of_channel<'a>(streams: &'a Streams, channel: &Channel) -> Result<&'a Arc<Stream>, BrokerError> {
+    streams
+        .of_channel(channel)
+        .ok_or_else(|| BrokerError::NoHistory { broker: NAME, namespace: channel.namespace().to_owned() })
+}
+
+struct Reading<'a> {
+    caller: &'a Caller,
+    stream: &'a Stream,
+    subject: &'a str,
+    read: &'a HistoryRead,
+}
+
+impl Reading<'_> {
+    /// `None` where the stream was made anew meanwhile.
+    async fn after(&self, after: u64) -> Result<Option<HistoryPage>, ApiFailure> {
+        let info = self.caller.stream_info(self.stream.name()).await?;
+        let epoch = self.stream.learn(&info);
+        let last = self.caller.last_sequence(self.stream.name(), self.subject).await?;
+        let target = last.unwrap_or(info.state.last_seq);
+        if after > target.max(info.state.last_seq) {
+            let position = Position { offset: target, epoch };
+            return Ok(Some(HistoryPage { publications: Vec::new(), position, more: false, whole: false }));
+        }
+        // Where the channel was empty, `after` may be the position of another channel's publication.
+        let position = Position { offset: target.max(after), epoch };
+
+        let mut walk = Walk::new(self.caller, self.stream, self.subject, after, target);
+        let (mut publications, mut bytes, mut more) = (Vec::new(), 0, false);
+        'walk: loop {
+            let room = self.read.max_publications - publications.len();
+            let steps = walk.next(room, self.read.max_bytes.saturating_sub(bytes)).await?;
+            if steps.is_empty() {
+                break;
+            }
+            for Step { seq, bytes: of_this, recorded } in steps {
+                more = seq < target;
+                if !publications.is_empty() && bytes + of_this > self.read.max_bytes {
+                    more = true;
+                    break 'walk;
+                }
+                bytes += of_this;
+                publications.extend(recorded);
+            }
+            if publications.len() >= self.read.max_publications {
+                break;
+            }
+            more = false;
+        }
+        walk.end().await;
+        let Some(whole) = self.is_whole(after, &position).await? else { return Ok(None) };
+        Ok(Some(HistoryPage { publications, position, more, whole }))
+    }
+
+    /// Whether all that was published on the channel behind `after` was retained until now. `None` where the stream was
+    /// made anew.
+    async fn is_whole(&self, after: u64, position: &Position) -> Result<Option<bool>, ApiFailure> {
+        let name = self.stream.name();
+        let at_after =
+            async { if after == 0 { Ok(None) } else { self.caller.stored(name, Which::Exactly { seq: after }).await } };
+        let (info, at_after) =
+            futures_util::future::try_join(self.caller.stream_info_of(name, self.subject), at_after).await?;
+        if self.stream.learn(&info) != position.epoch {
+            return Ok(None);
+        }
+        // Trimming is oldest first: what lies behind a publication that is still there was there until now.
+        let is_there = at_after.is_some_and(|stored| stored.subject == self.subject);
+        // Or: nothing behind `after` has left the stream by its front, and the channel never had to give up its oldest.
+        let is_untrimmed = info.state.first_seq <= after + 1 && self.retained(&info) < size(&info);
+        Ok(Some(is_there || is_untrimmed))
+    }
+
+    async fn before(&self, before: Option<u64>) -> Result<Option<HistoryPage>, ApiFailure> {
+        let name = self.stream.name();
+        let info = self.caller.stream_info_of(name, self.subject).await?;
+        let epoch = self.stream.learn(&info);
+        let last = self.caller.stored(name, Which::Last { last_by_subj: self.subject }).await?;
+        let position =
+            Position { offset: last.as_ref().map_or(info.state.last_seq, |last| last.seq), epoch: epoch.clone() };
+        let end = before.map_or(position.offset, |before| before.saturating_sub(1).min(position.offset));
+        let retained = self.retained(&info);
+
+        let newest = match last {
+            None => Newest::new(self.read),
+            Some(last) if self.read.max_publications == 1 && end == last.seq => {
+                let mut newest = Newest::new(self.read);
+                newest.push(last.into());
+                newest.dropped = retained > 1;
+                newest
+            }
+            Some(_) if retained <= SHORT => {
+                self.newest(Walk::new(self.caller, self.stream, self.subject, 0, end)).await?
+            }
+            Some(_) => {
+                let headers = Walk::new(self.caller, self.stream, self.subject, 0, end).headers_only();
+                let headers = self.newest(headers).await?;
+                let start = headers.steps.front().map_or(end, |first| first.seq - 1);
+                let mut newest = self.newest(Walk::new(self.caller, self.stream, self.subject, start, end)).await?;
+                newest.dropped |= headers.dropped;
+                newest
+            }
+        };
+        let info = self.caller.stream_info(name).await?;
+        if self.stream.learn(&info) != epoch {
+            return Ok(None);
+        }
+        let more = newest.dropped;
+        let publications: Vec<Recorded> = newest.steps.into_iter().filter_map(|step| step.recorded).collect();
+        Ok(Some(HistoryPage { publications, position, more, whole: true }))
+    }
+
+    async fn newest(&self, mut walk: Walk<'_>) -> Result<Newest, ApiFailure> {
+        let mut newest = Newest::new(self.read);
+        loop {
+            let steps = walk.next(usize::MAX, self.read.max_bytes).await?;
+            if steps.is_empty() {
+                break;
+            }
+            steps.into_iter().for_each(|step| newest.push(step));
+        }
+        walk.end().await;
+        Ok(newest)
+    }
+
+    /// How many publications the channel has, as the stream's information says that was asked for with its subject.
+    fn retained(&self, info: &StreamInfo) -> u64 {
+        info.state.subjects.as_ref().and_then(|subjects| subjects.get(self.subject)).copied().unwrap_or_default()
+    }
+}
+
+/// How many publications a channel may have; without a limit none is ever given up for another.
+fn size(info: &StreamInfo) -> u64 {
+    let size = info.config["max_msgs_per_subject"].as_i64().unwrap_or(-1);
+    u64::try_from(size).ok().filter(|size| *size > 0).unwrap_or(u64::MAX)
+}
+
+/// The newest of what was passed over, within the limits of a read.
+struct Newest {
+    steps: VecDeque<Step>,
+    bytes: usize,
+    max_publications: usize,
+    max_bytes: usize,
+    /// Whether there were older ones.
+    dropped: bool,
+}
+
+impl Newest {
+    fn new(read: &HistoryRead) -> Self {
+        let HistoryRead { max_publications, max_bytes, .. } = *read;
+        Self { steps: VecDeque::new(), bytes: 0, max_publications, max_bytes, dropped: false }
+    }
+
+    fn push(&mut self, step: Step) {
+        self.bytes += step.bytes;
+        self.steps.push_back(step);
+        while self.steps.len() > self.max_publications || (self.bytes > self.max_bytes && self.steps.len() > 1) {
+            let Some(oldest) = self.steps.pop_front() else { return };
+            self.bytes -= oldest.bytes;
+            self.dropped = true;
+        }
+    }
+}

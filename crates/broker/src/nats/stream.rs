@@ -1,0 +1,259 @@
+//! The streams that keep history, and which numbering each of them is at.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use async_nats::HeaderMap;
+use fanfare_protocol::{Channel, Epoch, NatsSubjects, Position, Topic};
+use tokio::{
+    sync::Notify,
+    time::{Duration, Instant},
+};
+
+use super::{
+    api::{StreamInfo, milliseconds},
+    stream_config::StreamConfig,
+};
+use crate::{HistoryOptions, LivePosition};
+
+/// How long history is read message by message after a connection was lost in the middle of a read: a message in the stream
+/// may be one that the library gives up the connection for, and it would come again with every read.
+const WARY: Duration = Duration::from_secs(60);
+
+/// The streams of this node's namespaces with history.
+#[derive(Debug)]
+pub(super) struct Streams {
+    by_namespace: HashMap<Box<str>, Arc<Stream>>,
+    /// Whether this node creates and updates them.
+    pub(super) managed: bool,
+    /// Something happened by which a stream may have become another.
+    pub(super) doubt: Arc<Notify>,
+}
+
+/// The stream of one namespace.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) config: StreamConfig,
+    epoch: RwLock<Epoch>,
+    /// The numbering is another than the one that interests have heard of.
+    renumbered: AtomicBool,
+    /// The highest sequence that was seen.
+    highest: AtomicU64,
+    wary_until: RwLock<Option<Instant>>,
+    doubt: Arc<Notify>,
+}
+
+/// Why a message does not say where it stands.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unplaced {
+    #[error("the header {0} is missing or no number, so that no stream has republished it")]
+    Header(&'static str),
+    #[error("it names the stream {0:?}, which is not the one of its namespace")]
+    Stream(String),
+}
+
+impl Streams {
+    pub(super) fn new(subjects: &NatsSubjects, options: &HistoryOptions) -> Self {
+        let doubt = Arc::new(Notify::new());
+        let stream = |namespace: &str, retention| {
+            let config = StreamConfig::new(subjects, namespace, retention, options);
+            Arc::new(Stream::new(config, Arc::clone(&doubt)))
+        };
+        let by_namespace = options
+            .namespaces
+            .iter()
+            .map(|(namespace, retention)| (namespace.clone(), stream(namespace, *retention)))
+            .collect();
+        Self { by_namespace, managed: options.manage_streams, doubt }
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Stream>> {
+        self.by_namespace.values()
+    }
+
+    /// The stream of a channel's namespace; `None` where it is live only.
+    pub(super) fn of_channel(&self, channel: &Channel) -> Option<&Arc<Stream>> {
+        self.by_namespace.get(channel.namespace())
+    }
+
+    /// The stream that takes all that matches a topic: its namespace is literal.
+    pub(super) fn of_topic(&self, topic: &Topic) -> Option<&Arc<Stream>> {
+        let name = topic.as_str();
+        self.by_namespace.get(name.split_once(':').map_or(name, |(namespace, _)| namespace))
+    }
+}
+
+impl Stream {
+    fn new(config: StreamConfig, doubt: Arc<Notify>) -> Self {
+        // Nothing is asked before the first connection has learnt the real one.
+        let epoch = epoch(&config.name, "");
+        Self {
+            config,
+            epoch: RwLock::new(epoch),
+            renumbered: AtomicBool::new(false),
+            highest: AtomicU64::new(0),
+            wary_until: RwLock::new(None),
+            doubt,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Which numbering the stream is at, as far as is known.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch.read().expect(UNPOISONED).clone()
+    }
+
+    pub(super) fn position(&self, offset: u64) -> Position {
+        Position { offset, epoch: self.epoch() }
+    }
+
+    /// Takes the numbering from what the leader said. Where it is another, those who are interested will be told.
+    pub(super) fn learn(&self, info: &StreamInfo) -> Epoch {
+        let now = epoch(self.name(), &info.created);
+        let mut epoch = self.epoch.write().expect(UNPOISONED);
+        if *epoch != now {
+            tracing::warn!(stream = self.name(), created = info.created, "the stream is not the one it was");
+            *epoch = now.clone();
+            drop(epoch);
+            self.highest.store(0, Ordering::Relaxed);
+            self.renumbered.store(true, Ordering::Relaxed);
+            self.doubt.notify_one();
+        }
+        now
+    }
+
+    /// As [`learn`](Self::learn), at start, when nobody is interested yet.
+    pub(super) fn begin(&self, info: &StreamInfo) {
+        *self.epoch.write().expect(UNPOISONED) = epoch(self.name(), &info.created);
+    }
+
+    /// Whether the numbering has changed since this was asked.
+    pub(super) fn take_renumbered(&self) -> bool {
+        self.renumbered.swap(false, Ordering::Relaxed)
+    }
+
+    /// The stream may not be the one it was; it will be looked at.
+    pub(super) fn doubt(&self) {
+        self.doubt.notify_one();
+    }
+
+    /// The highest sequence that was seen.
+    pub(super) fn highest(&self) -> u64 {
+        self.highest.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn saw(&self, sequence: u64) {
+        self.highest.fetch_max(sequence, Ordering::Relaxed);
+    }
+
+    /// A connection was lost while messages of the stream came.
+    pub(super) fn be_wary(&self) {
+        *self.wary_until.write().expect(UNPOISONED) = Some(Instant::now() + WARY);
+    }
+
+    pub(super) fn is_wary(&self) -> bool {
+        self.wary_until.read().expect(UNPOISONED).is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Where a republished message stands. Publishers can send these headers too; the stream's own are the last.
+    pub(super) fn live_position(&self, headers: Option<&HeaderMap>) -> Result<LivePosition, Unplaced> {
+        let last = |name| headers.and_then(|headers| headers.get_last(name)).map(|value| value.as_str());
+        let number = |name| last(name).and_then(|text| text.parse::<u64>().ok()).ok_or(Unplaced::Header(name));
+        let stream = last(STREAM).ok_or(Unplaced::Header(STREAM))?;
+        if stream != self.name() {
+            return Err(Unplaced::Stream(stream.to_owned()));
+        }
+        let offset = number(SEQUENCE)?;
+        // The last one that is still retained: 0 says nothing about what was there.
+        let previous = Some(number(LAST_SEQUENCE)?).filter(|previous| *previous != 0);
+        self.saw(offset);
+        Ok(LivePosition { position: self.position(offset), previous })
+    }
+}
+
+/// When the stream took a republished message. Servers before 2.12 or so do not say.
+pub(super) fn live_timestamp(headers: Option<&HeaderMap>) -> Option<u64> {
+    milliseconds(headers?.get_last("Nats-Time-Stamp")?.as_str())
+}
+
+const STREAM: &str = "Nats-Stream";
+const SEQUENCE: &str = "Nats-Sequence";
+const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
+
+const UNPOISONED: &str = "nothing panics while it holds the epoch";
+
+/// A word for a stream's incarnation: FNV-1a of its name and of when it was created.
+fn epoch(name: &str, created: &str) -> Epoch {
+    // As a number, where it can be read: how a time is written is up to the server.
+    let since = humantime::parse_rfc3339(created).ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    let created = since.map_or_else(|| created.to_owned(), |since| since.as_nanos().to_string());
+    let hash = [name, "\n", &created]
+        .iter()
+        .flat_map(|text| text.bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    Epoch::parse(&format!("{hash:016x}")).expect("16 hexadecimal digits are an epoch")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Retention;
+
+    fn stream() -> Arc<Stream> {
+        let retention = Retention { size: 10, ttl: Duration::from_secs(60) };
+        let options =
+            HistoryOptions { namespaces: [("a".into(), retention)].into_iter().collect(), ..HistoryOptions::default() };
+        let streams = Streams::new(&NatsSubjects::new("rt").unwrap(), &options);
+        assert!(streams.of_topic(&Topic::parse("a:**").unwrap()).is_some());
+        assert!(streams.of_topic(&Topic::parse("a").unwrap()).is_some());
+        assert!(streams.of_topic(&Topic::parse("ab:c").unwrap()).is_none());
+        Arc::clone(streams.of_channel(&Channel::parse("a:b").unwrap()).unwrap())
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, *value);
+        }
+        headers
+    }
+
+    #[test]
+    fn the_last_of_each_header_counts() {
+        let stream = stream();
+        let forged = [(STREAM, "other"), (SEQUENCE, "900"), (LAST_SEQUENCE, "899")];
+        let own = [(STREAM, "RT_a"), (SEQUENCE, "7"), (LAST_SEQUENCE, "3")];
+        let both = headers(&[forged, own].concat());
+        let place = stream.live_position(Some(&both)).unwrap();
+        assert_eq!((place.position.offset, place.previous), (7, Some(3)));
+        let first = headers(&[own[0], own[1], (LAST_SEQUENCE, "0")]);
+        assert_eq!(stream.live_position(Some(&first)).unwrap().previous, None);
+        assert_eq!(stream.highest(), 7);
+    }
+
+    #[test]
+    fn what_no_stream_has_republished_is_not_placed() {
+        let stream = stream();
+        assert_eq!(stream.live_position(None), Err(Unplaced::Header(STREAM)));
+        let other = headers(&[(STREAM, "RT_b"), (SEQUENCE, "7"), (LAST_SEQUENCE, "3")]);
+        assert_eq!(stream.live_position(Some(&other)), Err(Unplaced::Stream("RT_b".to_owned())));
+        let without = headers(&[(STREAM, "RT_a"), (SEQUENCE, "x"), (LAST_SEQUENCE, "3")]);
+        assert_eq!(stream.live_position(Some(&without)), Err(Unplaced::Header(SEQUENCE)));
+    }
+
+    #[test]
+    fn an_epoch_is_of_one_incarnation() {
+        let one = epoch("RT_a", "2026-11-21T16:00:00.5Z");
+        assert_eq!(one, epoch("RT_a", "2026-11-21T16:00:00.500000000Z"));
+        assert_ne!(one, epoch("RT_a", "2026-11-21T16:00:00.500000001Z"));
+        assert_ne!(one, epoch("RT_b", "2026-11-21T16:00:00.5Z"));
+    }
+}

@@ -1,0 +1,452 @@
+//! History in the NATS adapter, as far as it is NATS' own: sequences of a whole stream, republished messages, replicas.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
+use fanfare_broker::{
+    BrokerError, BrokerEvent, BrokerOptions, HistoryPage, HistoryRange, HistoryRead, LivePosition, Scope, open,
+};
+use fanfare_protocol::{Channel, Tenant};
+use fanfare_testkit::{NatsServer, wait_for};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::{
+    fixture::{Outside as _, SOON},
+    nats::Plain,
+    nats_streams::{api, jetstream, options},
+    node::{Node, Wanted, number, numbered},
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A server, and a node with a namespace `a` that keeps so much.
+async fn start(size: u32, ttl: Duration) -> (NatsServer, Node) {
+    let server = jetstream().await;
+    let node = Node::over(open(&options(&server, size, ttl)).await.unwrap());
+    (server, node)
+}
+
+fn offsets(page: &HistoryPage) -> Vec<u64> {
+    page.publications.iter().map(|recorded| recorded.offset).collect()
+}
+
+async fn after(node: &Node, channel: &str, offset: u64) -> HistoryPage {
+    node.read(channel, HistoryRange::After(offset), 10_000).await.unwrap()
+}
+
+async fn live(node: &mut Node) -> LivePosition {
+    node.publication().await.position.unwrap()
+}
+
+#[tokio::test]
+async fn positions_are_the_streams_sequences_and_holes_can_be_seen() {
+    let (_server, mut node) = start(2, MINUTE).await;
+    node.add_all("acme", &["a:b", "a:**"]).await;
+    node.record("a:other", numbered(0)).await;
+    let epoch = node.publication().await.position.unwrap().position.epoch;
+    for (number, previous) in [(2, None), (3, Some(2)), (4, Some(3))] {
+        assert_eq!(node.record("a:b", numbered(number)).await.offset, number);
+        for _ in 0..2 {
+            let publication = node.publication().await;
+            assert_eq!(self::number(&publication.body.bytes), number);
+            let place = publication.position.unwrap();
+            assert_eq!((place.position.offset, place.previous), (number, previous));
+            assert_eq!(place.position.epoch, epoch);
+        }
+    }
+    // Of a channel whose last one is gone nothing is known.
+    node.record("a:c", numbered(5)).await;
+    let standing = node.standing("a:b").await.unwrap();
+    assert_eq!((standing.position.offset, standing.empty), (4, false));
+    let standing = node.standing("a:empty").await.unwrap();
+    assert_eq!((standing.position.offset, standing.empty), (5, true));
+    node.close().await;
+}
+
+#[tokio::test]
+async fn headers_that_a_publisher_forges_do_not_count() {
+    let (server, mut node) = start(100, MINUTE).await;
+    node.add("acme", "a:b").await;
+    let outside = Plain::connect(&server).await;
+    let mut forged = HeaderMap::new();
+    for (name, value) in [
+        ("Nats-Sequence", "900"),
+        ("Nats-Last-Sequence", "899"),
+        ("Nats-Stream", "RT_other"),
+        ("Fanfare-Event", "forged:not"),
+    ] {
+        forged.append(name, value);
+    }
+    for number in 1..=2 {
+        let subject = outside.subject("acme", "a:b");
+        outside.client.publish_with_headers(subject, forged.clone(), numbered(number)).await.unwrap();
+        let publication = node.publication().await;
+        assert_eq!(publication.body.event.as_deref(), Some("forged:not"));
+        let place = publication.position.unwrap();
+        assert_eq!((place.position.offset, place.previous), (number, (number > 1).then_some(number - 1)));
+    }
+    assert_eq!(offsets(&after(&node, "a:b", 0).await), [1, 2]);
+    // What was not republished by the stream is not delivered: without its headers, and in another stream's name.
+    let live = "rt.live.acme.a.b";
+    outside.client.publish(live, numbered(3)).await.unwrap();
+    outside.client.publish_with_headers(live, forged, numbered(4)).await.unwrap();
+    assert!(outside.publish("acme", "a:b", numbered(5)).await);
+    outside.flush().await;
+    assert_eq!(number(&node.publication().await.body.bytes), 5);
+}
+
+#[tokio::test]
+async fn an_id_published_three_times_is_one_publication() {
+    let (server, mut node) = start(100, MINUTE).await;
+    let other = Node::over(open(&options(&server, 100, MINUTE)).await.unwrap());
+    node.add("acme", "a:b").await;
+    let first = node.record_as("a:b", numbered(1), Some("x")).await.unwrap();
+    node.record("a:c", numbered(0)).await;
+    for node in [&node, &other] {
+        assert_eq!(node.record_as("a:b", numbered(1), Some("x")).await.unwrap(), first);
+    }
+    // The window is the stream's; the id is the channel's.
+    assert_ne!(node.record_as("a:c", numbered(1), Some("x")).await.unwrap(), first);
+    node.record("a:b", numbered(2)).await;
+    assert_eq!(number(&node.publication().await.body.bytes), 1);
+    assert_eq!(number(&node.publication().await.body.bytes), 2);
+}
+
+#[tokio::test]
+async fn publishing_fails_as_it_is() {
+    let (server, node) = start(100, MINUTE).await;
+    let line_break = node.record_as("a:b", "x", Some("1\r\n7")).await;
+    assert!(matches!(line_break, Err(BrokerError::Refused { .. })), "{line_break:?}");
+    let large = node.record_as("a:b", vec![b'x'; 3_000_000], None).await;
+    assert!(matches!(large, Err(BrokerError::TooLarge { bytes: 3_000_000, .. })), "{large:?}");
+    let outside = Plain::connect(&server).await;
+    let mut config = api(&outside.client, "STREAM.INFO.RT_a", Value::Null).await["config"].take();
+    config["max_msg_size"] = json!(10);
+    assert_eq!(api(&outside.client, "STREAM.UPDATE.RT_a", config).await["error"], Value::Null);
+    let refused = node.record_as("a:b", vec![b'x'; 11], None).await;
+    assert!(
+        matches!(&refused, Err(BrokerError::Refused { reason, .. }) if reason.contains("RT_a") && reason.contains("size")),
+        "{refused:?}"
+    );
+    server.stop().await;
+    let away = node.record_as("a:b", "x", None).await;
+    assert!(matches!(away, Err(BrokerError::Unavailable { .. } | BrokerError::Timeout { .. })), "{away:?}");
+}
+
+/// Sequences belong to the whole stream, so that a channel's numbers alone prove nothing.
+#[tokio::test]
+async fn whole_is_what_is_proven() {
+    let (_server, node) = start(3, MINUTE).await;
+    for number in 1..=4 {
+        node.record("a:busy", numbered(number)).await;
+    }
+    // 2, 3 and 4 are retained.
+    for (from, whole) in [(0, false), (1, false), (2, true), (3, true), (4, true)] {
+        let page = after(&node, "a:busy", from).await;
+        assert_eq!((page.whole, page.position.offset, page.more), (whole, 4, false), "after {from}");
+        assert_eq!(offsets(&page), ((from + 1).max(2)..=4).collect::<Vec<_>>(), "after {from}");
+    }
+    // A quiet channel of the same stream: its end is the stream's, and what comes behind it is whole.
+    let empty = after(&node, "a:quiet", 4).await;
+    assert_eq!((empty.whole, empty.position.offset), (true, 4));
+    node.record("a:quiet", numbered(5)).await;
+    node.record("a:busy", numbered(6)).await;
+    let page = after(&node, "a:quiet", 4).await;
+    assert_eq!((page.whole, page.position.offset, offsets(&page)), (true, 5, vec![5]));
+    // From a place where the other channel was, while nothing had left the stream's front since.
+    assert!(after(&node, "a:quiet", 3).await.whole);
+    // Nothing of before the stream's first is known.
+    assert!(!after(&node, "a:quiet", 1).await.whole);
+    // Behind the end: of a stream that was another.
+    let beyond = after(&node, "a:quiet", 7).await;
+    assert_eq!((beyond.whole, beyond.position.offset, offsets(&beyond)), (false, 5, vec![]));
+    // Full, and its first not there: something may have been lost.
+    for number in 7..=8 {
+        node.record("a:quiet", numbered(number)).await;
+    }
+    assert!(!after(&node, "a:quiet", 4).await.whole);
+    assert!(after(&node, "a:quiet", 5).await.whole);
+}
+
+#[tokio::test]
+async fn what_has_expired_is_not_whole() {
+    let (_server, node) = start(100, Duration::from_millis(1_500)).await;
+    node.record("a:b", numbered(1)).await;
+    node.record("a:b", numbered(2)).await;
+    assert!(after(&node, "a:b", 1).await.whole);
+    wait_for("both to expire", SOON, async || node.standing("a:b").await.unwrap().empty.then_some(())).await;
+    let page = after(&node, "a:b", 1).await;
+    assert_eq!((page.whole, page.position.offset, offsets(&page)), (false, 2, vec![]));
+    assert!(after(&node, "a:b", 2).await.whole);
+    node.record("a:b", numbered(3)).await;
+    let page = after(&node, "a:b", 2).await;
+    assert_eq!((page.whole, offsets(&page)), (true, vec![3]));
+    assert!(!after(&node, "a:b", 1).await.whole);
+}
+
+/// A channel may be trimmed while it is read; what is then called whole has no hole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_is_whole_is_whole_while_others_publish() {
+    let (server, node) = start(40, MINUTE).await;
+    let publisher = Node::over(open(&options(&server, 40, MINUTE)).await.unwrap());
+    let publishing = tokio::spawn(async move {
+        let mut published = Vec::new();
+        for number in 0..3_000 {
+            published.push(publisher.record("a:b", numbered(number)).await.offset);
+            if number % 3 == 0 {
+                publisher.record("a:c", numbered(number)).await;
+            }
+        }
+        published
+    });
+    let (mut pages, mut from) = (Vec::new(), 0);
+    while !publishing.is_finished() {
+        let page = after(&node, "a:b", from).await;
+        let last = page.publications.last().map_or(page.position.offset, |last| last.offset);
+        pages.push((from, page));
+        // Now and then so far back that it has to be trimmed meanwhile.
+        from = if pages.len() % 3 == 0 { last } else { last.saturating_sub(45) };
+    }
+    let published = publishing.await.unwrap();
+    let mut whole = 0;
+    for (from, page) in &pages {
+        let expected: Vec<u64> =
+            published.iter().copied().filter(|offset| offset > from && *offset <= page.position.offset).collect();
+        assert!(offsets(page).iter().all(|offset| expected.contains(offset)));
+        if page.whole {
+            whole += 1;
+            assert_eq!(offsets(page), expected, "after {from}");
+        }
+    }
+    println!("{whole} of {} pages were whole", pages.len());
+    assert!(whole > 0 && whole < pages.len());
+}
+
+#[tokio::test]
+async fn two_thousand_publications_are_read_in_both_directions() {
+    const ALL: u64 = 2_000;
+    let (_server, node) = start(5_000, MINUTE).await;
+    let body = |number: u64| Bytes::from(format!("{}{number}", "x:".repeat(500)));
+    let publish = |number| node.record("a:b", body(number));
+    for first in (0..ALL).step_by(100) {
+        futures_util::future::join_all((first..first + 100).map(publish)).await;
+    }
+    let began = Instant::now();
+    let page = after(&node, "a:b", 0).await;
+    println!("{ALL} publications of 1 KB read in {:?}", began.elapsed());
+    assert_eq!(offsets(&page), (1..=ALL).collect::<Vec<_>>());
+    assert!(page.whole && !page.more && page.publications.iter().all(|recorded| recorded.timestamp.is_some()));
+    let mut numbers: Vec<u64> = page.publications.iter().map(|recorded| number(&recorded.body.bytes)).collect();
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(0..ALL));
+
+    let (mut from, mut read) = (0, Vec::new());
+    loop {
+        let page = node.read("a:b", HistoryRange::After(from), 300).await.unwrap();
+        assert!(page.whole && page.position.offset == ALL);
+        read.extend(offsets(&page));
+        from = *read.last().unwrap();
+        assert_eq!(page.more, from < ALL);
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(read, (1..=ALL).collect::<Vec<_>>());
+    let (mut before, mut read) = (None, Vec::new());
+    loop {
+        let page = node.read("a:b", HistoryRange::Before(before), 700).await.unwrap();
+        let mut offsets = offsets(&page);
+        before = offsets.first().copied();
+        offsets.extend(read);
+        read = offsets;
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(read, (1..=ALL).collect::<Vec<_>>());
+    // Bounded in bytes.
+    let range = HistoryRange::After(0);
+    let (tenant, channel) = (Tenant::parse("acme").unwrap(), Channel::parse("a:b").unwrap());
+    let few = HistoryRead { tenant, channel, range, max_publications: 10_000, max_bytes: 100_000 };
+    let page = node.broker.history(few.clone()).await.unwrap();
+    assert!(page.more && (95..100).contains(&page.publications.len()), "{}", page.publications.len());
+    let page = node.broker.history(HistoryRead { range: HistoryRange::Before(None), ..few }).await.unwrap();
+    assert!(page.more && (95..100).contains(&page.publications.len()), "{}", page.publications.len());
+    assert_eq!(page.publications.last().unwrap().offset, ALL);
+}
+
+#[tokio::test]
+async fn no_consumer_is_left_behind() {
+    let (server, node) = start(5_000, MINUTE).await;
+    for number in 0..100 {
+        node.record("a:b", numbered(number)).await;
+    }
+    for _ in 0..3 {
+        assert_eq!(after(&node, "a:b", 0).await.publications.len(), 100);
+        assert_eq!(node.read("a:b", HistoryRange::Before(None), 20).await.unwrap().publications.len(), 20);
+    }
+    let outside = Plain::connect(&server).await;
+    wait_for("the end of all consumers", Duration::from_secs(2), async || {
+        let names = api(&outside.client, "CONSUMER.NAMES.RT_a", Value::Null).await;
+        (names["total"] == json!(0)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_restarts_keeps_history_and_numbering() {
+    let (server, mut node) = start(100, MINUTE).await;
+    node.add("acme", "a:b").await;
+    let before = node.record("a:b", numbered(1)).await;
+    live(&mut node).await;
+    server.stop().await;
+    node.until(Wanted::Interrupted).await;
+    let began = Instant::now();
+    for refused in [node.standing("a:b").await.err(), node.read("a:b", HistoryRange::After(0), 1).await.err()] {
+        assert!(matches!(refused, Some(BrokerError::Unavailable { .. })), "{refused:?}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(1));
+    server.restart().await;
+    node.until(Wanted::Resumed).await;
+    let standing = wait_for("the stream", SOON, async || node.standing("a:b").await.ok()).await;
+    assert_eq!(standing.position, before);
+    let second = node.record("a:b", numbered(2)).await;
+    assert_eq!((second.offset, &second.epoch), (2, &before.epoch));
+    let place = live(&mut node).await;
+    assert_eq!((place.position, place.previous), (second, Some(1)));
+    assert_eq!(offsets(&after(&node, "a:b", 1).await), [2]);
+}
+
+/// Calls that are on their way when the server goes end by it, and do not wait for their time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_connection_ends_what_waits() {
+    let (server, node) = start(100, MINUTE).await;
+    node.record("a:b", numbered(1)).await;
+    server.pause();
+    let broker = std::sync::Arc::clone(&node.broker);
+    let channels = [(Tenant::parse("acme").unwrap(), Channel::parse("a:b").unwrap())];
+    let asking = tokio::spawn(async move { broker.positions(&channels).await });
+    let publishing = tokio::spawn({
+        let broker = std::sync::Arc::clone(&node.broker);
+        let (tenant, channel) = (Tenant::parse("acme").unwrap(), Channel::parse("a:b").unwrap());
+        async move { broker.publish(fanfare_broker::Publish { tenant, channel, body: numbered(2), id: None }).await }
+    });
+    // It is known to be on its way only by what it did not do.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!asking.is_finished() && !publishing.is_finished());
+    let began = Instant::now();
+    server.kill();
+    assert!(matches!(asking.await.unwrap(), Err(BrokerError::Unavailable { .. })));
+    assert!(matches!(publishing.await.unwrap(), Err(BrokerError::Timeout { .. })));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+/// The client library gives up the connection for a message whose header is not UTF-8. It comes again with a read by a
+/// consumer; that must not go on for ever.
+#[tokio::test]
+async fn a_message_that_the_library_cannot_read_does_not_keep_others_from_being_read() {
+    let (server, mut node) = start(1_000, MINUTE).await;
+    for number in 1..=50 {
+        node.record("a:b", numbered(number)).await;
+    }
+    let header = b"NATS/1.0\r\nA: \xff\r\n\r\n";
+    let mut raw = b"CONNECT {\"verbose\":false,\"headers\":true}\r\n".to_vec();
+    raw.extend_from_slice(format!("HPUB rt.pub.acme.a.b {} {}\r\n", header.len(), header.len() + 1).as_bytes());
+    raw.extend_from_slice(header);
+    raw.extend_from_slice(b"x\r\n");
+    let mut stream = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(&raw).await.unwrap();
+    wait_for("the message", SOON, async || (node.standing("a:b").await.ok()?.position.offset == 51).then_some(()))
+        .await;
+    node.record("a:b", numbered(52)).await;
+    let lost = node.read("a:b", HistoryRange::After(0), 1_000).await;
+    assert!(matches!(lost, Err(BrokerError::Unavailable { .. })), "{lost:?}");
+    node.until(Wanted::Resumed).await;
+    let page = after(&node, "a:b", 0).await;
+    assert_eq!(offsets(&page), (1..=52).collect::<Vec<_>>());
+    assert_eq!(page.publications[50].body.bytes, "x");
+}
+
+fn clustered(servers: &[NatsServer]) -> BrokerOptions {
+    let mut options = options(&servers[0], 10_000, MINUTE);
+    options.url = servers.iter().map(NatsServer::url).collect::<Vec<_>>().join(",");
+    options.history.replicas = 3;
+    options.connect_timeout = Duration::from_secs(30);
+    options
+}
+
+async fn leader<'a>(client: &Client, servers: &'a [NatsServer]) -> Option<&'a NatsServer> {
+    let answer = client.request("$JS.API.STREAM.INFO.RT_a", Bytes::new()).await.ok()?;
+    let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+    let name = info["cluster"]["leader"].as_str()?;
+    servers.get(name.strip_prefix("test-")?.parse::<usize>().ok()?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_acknowledged_publication_is_lost_with_a_leader() {
+    let servers = NatsServer::builder().jetstream().start_cluster(3).await;
+    let options = clustered(&servers);
+    let mut node = Node::over(open(&options).await.unwrap());
+    let interest = node.add("acme", "a:b").await;
+    let publisher = Node::over(open(&options).await.unwrap());
+    let mut acknowledged = HashSet::new();
+    let epoch = publisher.record("a:b", numbered(0)).await.epoch;
+    let outside = Plain::connect(&servers[0]).await;
+    let mut killed = Instant::now();
+    let mut number = 1;
+    let mut after_kill = 0;
+    while after_kill < 200 {
+        assert!(killed.elapsed() < Duration::from_secs(60), "no publication is taken any more");
+        let id = number.to_string();
+        match publisher.record_as("a:b", numbered(number), Some(&id)).await {
+            Ok(published) => {
+                let position = published.position.unwrap();
+                assert_eq!(position.epoch, epoch);
+                acknowledged.insert(position.offset);
+                after_kill += u64::from(number > 200);
+                number += 1;
+            }
+            // It is published again with its id until it is taken.
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+        if number == 201 && after_kill == 0 {
+            let leader = wait_for("a leader", SOON, async || leader(&outside.client, &servers).await).await;
+            leader.kill();
+            killed = Instant::now();
+            number += 1;
+        }
+    }
+    // A leader that is elected makes the node look at its positions, though its own server may be there as before.
+    let mut looked = false;
+    while !looked {
+        looked = match node.event().await {
+            BrokerEvent::Resumed(scope) => scope == Scope::All,
+            BrokerEvent::Publication(publication) => {
+                assert_eq!(publication.interest, interest);
+                false
+            }
+            BrokerEvent::Interrupted(_) => false,
+        };
+    }
+    for reader in [&node, &publisher] {
+        let page = wait_for("a page", SOON, async || {
+            reader.read("a:b", HistoryRange::After(0), 10_000).await.ok().filter(|page| page.whole)
+        })
+        .await;
+        let read: HashSet<u64> = offsets(&page).into_iter().collect();
+        assert_eq!(page.position.epoch, epoch);
+        let missing: Vec<_> = acknowledged.difference(&read).collect();
+        assert!(missing.is_empty(), "{missing:?} were acknowledged and are not there");
+        let mut numbers: Vec<u64> =
+            page.publications.iter().map(|recorded| self::number(&recorded.body.bytes)).collect();
+        numbers.sort_unstable();
+        let all = numbers.len();
+        numbers.dedup();
+        assert_eq!(numbers.len(), all, "something was published twice");
+    }
+}
