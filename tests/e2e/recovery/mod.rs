@@ -15,6 +15,7 @@ mod retention;
 mod scene;
 mod slow;
 mod storm;
+mod swallowing_proxy;
 mod untold;
 
 use fanfare_checker::Rules;
