@@ -3,11 +3,15 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use fanfare_broker::{Broker, Events};
+use fanfare_session::SessionConfig;
 use futures_util::{
     FutureExt as _,
     future::{BoxFuture, join_all},
@@ -25,7 +29,7 @@ use crate::{
     auth::{KeyError, Verifier},
     clock::Clock,
     config::Config,
-    history::{self, ReadLimits},
+    history::{self, HistoryReader},
     hub::{
         HistoryConfig, Hub, HubConfig,
         message::{ShardId, ShardMessage},
@@ -82,6 +86,8 @@ pub struct RunningNode {
     broker: Arc<dyn Broker>,
     readiness: Arc<Readiness>,
     shards: Vec<ShardThread>,
+    /// Sockets for many streams; each has still to write when its last stream has ended.
+    http2_sockets: Arc<AtomicUsize>,
     tasks: TaskTracker,
     /// Ends the acceptor.
     accepting: CancellationToken,
@@ -140,18 +146,13 @@ impl Node {
         let (hub_requests, requests) = mpsc::channel(HUB_INBOX_REQUESTS);
         let (publishes, client_publishes) = mpsc::channel(CLIENT_PUBLISHES);
         let (reads, client_reads) = mpsc::channel(CLIENT_READS);
-        let limits = &self.config.limits;
-        let reads_at_once = Arc::new(Semaphore::new(limits.history_reads));
-        let read_limits = ReadLimits {
-            bytes: limits.recovery_bytes,
-            publication_bytes: limits.publication_bytes,
-            at_once: reads_at_once.clone(),
-            of_clients: limits.history_reads.div_ceil(2),
-        };
+        let reads_at_once = Arc::new(Semaphore::new(self.config.limits.history_reads));
+        let reader = HistoryReader::new(&self.config, self.broker.clone(), reads_at_once.clone());
 
         let counts: Vec<_> = (0..self.config.shards).map(|_| Arc::new(AtomicUsize::new(0))).collect();
-        let http = Arc::new(self.public_http(counts.clone()));
         let session_config = Arc::new(self.config.session_config());
+        let http = Arc::new(self.public_http(session_config.clone(), counts.clone(), accepting.clone()));
+        let http2_sockets = http.http2_sockets.clone();
         let essential = |name: &'static str, ending: &CancellationToken| Essential {
             name,
             ending: ending.clone(),
@@ -202,14 +203,15 @@ impl Node {
             });
         };
         spawn(essential("hub", &running), hub.run(self.events, requests, running.clone()).boxed());
-        let reading = history::run(self.broker.clone(), client_reads, read_limits, running.clone());
+        let reading = history::run(reader.clone(), client_reads, running.clone());
         spawn(essential("reads of clients", &running), reading.boxed());
         let publishing = publishing::run(self.broker.clone(), client_publishes, running.clone());
         spawn(essential("publishes of clients", &running), publishing.boxed());
         spawn(essential("acceptor", &accepting), listener::accept(self.public, handles, accepting.clone()).boxed());
         let (verifier, stop) = (self.verifier.clone(), running.clone());
         tasks.spawn(async move { verifier.run(stop).await });
-        let state = InternalState::new(&self.config, self.broker.clone(), readiness.clone(), self.prometheus, clock);
+        let state =
+            InternalState::new(&self.config, self.broker.clone(), reader, readiness.clone(), self.prometheus, clock);
         let api = axum::serve(self.internal, internal::router(state))
             .with_graceful_shutdown(running.clone().cancelled_owned());
         let api = async move {
@@ -225,6 +227,7 @@ impl Node {
             broker: self.broker,
             readiness,
             shards,
+            http2_sockets,
             tasks,
             accepting,
             running,
@@ -244,15 +247,24 @@ impl Node {
         }
     }
 
-    fn public_http(&self, connections: Vec<Arc<AtomicUsize>>) -> PublicHttp {
+    fn public_http(
+        &self,
+        session_config: Arc<SessionConfig>,
+        connections: Vec<Arc<AtomicUsize>>,
+        draining: CancellationToken,
+    ) -> PublicHttp {
         PublicHttp {
-            paths: self.config.paths.ws.clone(),
+            websocket_paths: self.config.paths.ws.clone(),
+            sse_paths: self.config.paths.sse.clone(),
             origins: self.config.origins.clone(),
             cookie: self.config.auth.cookie.clone(),
             compression: self.config.compression,
             handshake_timeout: self.config.timeouts.handshake,
+            session_config,
             max_connections: self.config.limits.connections,
             connections,
+            http2_sockets: Arc::default(),
+            draining,
         }
     }
 }
@@ -301,6 +313,7 @@ impl RunningNode {
     }
 
     fn connections(&self) -> usize {
-        self.shards.iter().map(|shard| shard.handle.connections()).sum()
+        let connections: usize = self.shards.iter().map(|shard| shard.handle.connections()).sum();
+        connections + self.http2_sockets.load(Ordering::Relaxed)
     }
 }
