@@ -72,6 +72,7 @@ fn command() -> impl Strategy<Value = Value> {
         "subscribe",
         "unsubscribe",
         "publish",
+        "history",
         "refresh",
         "ping",
         "pong",

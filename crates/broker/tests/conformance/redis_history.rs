@@ -482,6 +482,30 @@ async fn an_acl_with_no_more_than_is_needed() {
     Node::over(open(&plain).await.unwrap()).publish("log:a", "x").await.unwrap();
 }
 
+/// The lines that docs/subjects.md gives for an ACL file.
+#[tokio::test]
+async fn the_users_that_the_documents_give_can_do_what_they_do() {
+    const DOCUMENT: &str = include_str!("../../../../docs/subjects.md");
+    let user = |begin: &str| {
+        let mut lines = DOCUMENT.lines().filter(|line| line.starts_with(begin) && line.contains("+fcall"));
+        lines.next().unwrap().replace("NODE_PASSWORD", "secret").replace("SERVICE_PASSWORD", "secret")
+    };
+    let server = RedisServer::builder().line(&user("user node on")).line(&user("user recorder on")).start().await;
+    let mut node = connect(format!("redis://node:secret@{}", server.address())).await;
+    node.add_all("acme", &["log:a", "log:*", "live:a", "live:**"]).await;
+    let service = connect(format!("redis://recorder:secret@{}", server.address())).await;
+    let publish = publication("log:a", numbered(1), Some("id"));
+    let position = service.broker.publish(publish).await.unwrap().position.unwrap();
+    for _ in 0..2 {
+        assert_eq!(node.publication().await.position.unwrap().position, position);
+    }
+    service.publish("live:a", numbered(2)).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(number(&node.publication().await.body.bytes), 2);
+    }
+    assert_eq!(standing(&node, "log:a").await.unwrap(), position);
+}
+
 /// It may load it itself, and may not ask how the server writes to its disk: then every start is another epoch.
 #[tokio::test]
 async fn a_server_that_says_nothing_of_its_disk_is_not_trusted() {

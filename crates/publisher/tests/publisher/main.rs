@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cli_publish;
+mod cli_redis_functions;
 mod cli_subscribe;
 mod cli_token;
 mod command;
