@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::TENANT;
+use super::{TENANT, size_of};
 use crate::SOON;
 
 /// How long a publisher waits for an answer.
@@ -156,7 +156,7 @@ async fn publish_to_redis(
     let tag = format!("{{{TENANT}:{channel}}}");
     let (stream, meta, known) = (format!("rt:hist:{tag}"), format!("rt:meta:{tag}"), format!("rt:id:{tag}:{id}"));
     let live = format!("rt:live:{{{TENANT}:{live}}}");
-    let (size, ttl) = (super::SIZE.to_string(), "600000");
+    let (size, ttl) = (size_of(channel).to_string(), "600000");
     let keys = [stream.as_str(), &meta, &live, &known];
     let arguments = [body, &size, ttl, DEDUPE_WINDOW_MS, "1", ""];
     let words: Vec<_> = ["FCALL", "fanfare_v1_publish", "4"].into_iter().chain(keys).chain(arguments).collect();
