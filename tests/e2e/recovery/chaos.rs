@@ -40,9 +40,9 @@ const SHORT_CHANNELS: usize = 4;
 const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 
 /// How long faults go on, in seconds; [`SHORT_SECONDS`] where it is not set.
-const SECONDS_VARIABLE: &str = "FANFARE_CHAOS_SECONDS";
+const SECONDS_VARIABLE: &str = "CHAOS_SECONDS";
 /// What chance begins from; another number each time where it is not set.
-const SEED_VARIABLE: &str = "FANFARE_CHAOS_SEED";
+const SEED_VARIABLE: &str = "CHAOS_SEED";
 const SHORT_SECONDS: u64 = 18;
 
 /// After the last fault everyone has everything within this time.
