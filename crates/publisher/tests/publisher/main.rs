@@ -8,6 +8,7 @@ mod cli_redis_functions;
 mod cli_subscribe;
 mod cli_token;
 mod command;
+mod history;
 mod http;
 mod nats;
 mod node;
