@@ -98,6 +98,7 @@ async fn a_killed_server_that_writes_before_it_answers_loses_nothing() {
         }
         server.kill();
         server.restart().await;
+        node.until(Wanted::Resumed).await;
         assert_eq!(standing_again(&node, "log:a", SOON).await, positions[positions.len() - 1]);
         // An id is still known.
         let again = node.broker.publish(publication("log:a", "again", Some(&format!("{round}-10")))).await;
@@ -108,13 +109,9 @@ async fn a_killed_server_that_writes_before_it_answers_loses_nothing() {
     assert!(positions.iter().zip(1..).all(|(at, offset)| at.offset == offset && at.epoch == positions[0].epoch));
     assert_eq!(standing(&node, "log:unused").await.unwrap(), before);
     // The numbering goes on for those who listen.
-    node.until(Wanted::Resumed).await;
     let next = publish(&node, "log:a", 31).await;
-    let live = wait_for("what was published after the last start", SOON, async || {
-        let publication = next_publication(&mut node).await;
-        publication.position.filter(|live| live.position == next)
-    });
-    assert_eq!(live.await.previous, Some(30));
+    let live = node.publication().await.position.unwrap();
+    assert_eq!((live.position, live.previous), (next, Some(30)));
 }
 
 /// Whatever the server has after such a start, some of it may be missing, and nobody can say what.
