@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -36,6 +36,10 @@ struct Told {
 
 type Log = Arc<Mutex<Vec<Told>>>;
 
+fn locked(log: &Log) -> MutexGuard<'_, Vec<Told>> {
+    log.lock().expect("nobody panics with it")
+}
+
 /// Serves the page, and takes what it tells.
 struct Page {
     address: SocketAddr,
@@ -46,7 +50,7 @@ struct Page {
 impl Page {
     async fn serve() -> Self {
         let log = Log::default();
-        let take = async |State(log): State<Log>, Json(told): Json<Vec<Told>>| log.lock().unwrap().extend(told);
+        let take = async |State(log): State<Log>, Json(told): Json<Vec<Told>>| locked(&log).extend(told);
         let router = Router::new()
             .route("/", routing::get(async || Html(include_str!("page.html"))))
             .route("/told", routing::post(take))
@@ -62,7 +66,7 @@ impl Page {
     }
 
     fn count(&self, kind: &str) -> usize {
-        self.log.lock().unwrap().iter().filter(|told| told.kind == kind).count()
+        locked(&self.log).iter().filter(|told| told.kind == kind).count()
     }
 
     async fn opened(&self, times: usize) {
@@ -79,7 +83,7 @@ impl Page {
             let channel = told.object["channel"].as_str().expect("a publication").to_owned();
             (channel, told.object["data"].as_u64().expect("a number"))
         };
-        self.log.lock().unwrap().iter().filter(|told| told.kind == "tick").map(number).collect()
+        locked(&self.log).iter().filter(|told| told.kind == "tick").map(number).collect()
     }
 }
 
@@ -168,7 +172,7 @@ async fn misses_nothing(name: &str, broker: SharedBroker) {
         let got: Vec<u64> = numbers.iter().filter(|(own, _)| own == channel).map(|(_, number)| *number).collect();
         assert_eq!(got, (1..=published).collect::<Vec<_>>(), "{channel}: lost, twice or out of order");
     }
-    let log = page.log.lock().unwrap().clone();
+    let log = locked(&page.log).clone();
     let answers: Vec<_> = log.iter().filter(|told| told.kind == "system:subscribed").collect();
     assert_eq!(answers.len(), 5 * CHANNELS.len());
     for answer in &answers[CHANNELS.len()..] {

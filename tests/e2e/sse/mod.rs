@@ -20,7 +20,7 @@ const TENANT: &str = "default";
 /// A broker with history that several nodes share.
 enum SharedBroker {
     Nats(Box<NatsServer>),
-    Redis(RedisServer),
+    Redis(Box<RedisServer>),
 }
 
 impl SharedBroker {
@@ -29,7 +29,7 @@ impl SharedBroker {
     }
 
     async fn redis() -> Self {
-        Self::Redis(RedisServer::start().await)
+        Self::Redis(Box::new(RedisServer::start().await))
     }
 
     fn url(&self) -> String {

@@ -104,10 +104,13 @@ impl Item {
     }
 }
 
+/// A topic, and the key of its publications.
+type ConflationKey = (SlotId, Option<Box<str>>);
+
 /// The newest publication per topic and key of those that did not fit into an outbox.
 #[derive(Debug, Default)]
 pub(super) struct Conflated {
-    newest: HashMap<(SlotId, Option<Box<str>>), (u64, Arc<EncodedPublication>), RandomState>,
+    newest: HashMap<ConflationKey, (u64, Arc<EncodedPublication>), RandomState>,
     /// Topics of which something is in it, and whether something of them was replaced, and so left out.
     slots: Vec<(SlotId, bool)>,
     bytes: usize,
