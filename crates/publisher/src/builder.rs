@@ -265,7 +265,9 @@ fn connect_error(error: BrokerError, url: &str, waited: Duration) -> ConnectErro
             ConnectError::Configuration { option, value, allowed }
         }
         BrokerError::Refused { reason, .. } => ConnectError::Refused { url, reason },
-        error @ BrokerError::NoHistory { .. } => ConnectError::Refused { url, reason: error.to_string() },
+        error @ (BrokerError::NoHistory { .. } | BrokerError::NoPatterns { .. }) => {
+            ConnectError::Refused { url, reason: error.to_string() }
+        }
         BrokerError::Unreachable { reason, .. } => ConnectError::Unreachable { url, waited, reason },
         error @ (BrokerError::Unavailable { .. } | BrokerError::Timeout { .. } | BrokerError::TooLarge { .. }) => {
             ConnectError::Unreachable { url, waited, reason: error.to_string() }
