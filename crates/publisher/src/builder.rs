@@ -146,6 +146,7 @@ impl Builder {
     /// Makes the publisher. `url` is one of
     /// - `nats://host:4222`, `tls://…`, several servers of one cluster with commas between them,
     /// - `redis://host:6379`, `rediss://…`, `redis-sentinel://host:26379,host/SERVICE`, `rediss-sentinel://…`,
+    ///   `redis-cluster://host:6379,host`, `rediss-cluster://…`,
     /// - `http://host:9000`, `https://…`: the internal address of a node (or of a load balancer before several).
     ///
     /// To a broker it connects now, and again by itself whenever the connection is lost. Over HTTP nothing is sent yet.
