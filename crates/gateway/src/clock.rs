@@ -1,6 +1,6 @@
 //! The node's clock.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use fanfare_session::Time;
 
@@ -8,6 +8,12 @@ use fanfare_session::Time;
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn unix_millis() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Clock {

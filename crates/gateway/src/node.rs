@@ -25,7 +25,7 @@ use crate::{
     auth::{KeyError, Verifier},
     clock::Clock,
     config::Config,
-    history::{self, ReadLimits},
+    history::{self, HistoryReader},
     hub::{
         HistoryConfig, Hub, HubConfig,
         message::{ShardId, ShardMessage},
@@ -140,14 +140,8 @@ impl Node {
         let (hub_requests, requests) = mpsc::channel(HUB_INBOX_REQUESTS);
         let (publishes, client_publishes) = mpsc::channel(CLIENT_PUBLISHES);
         let (reads, client_reads) = mpsc::channel(CLIENT_READS);
-        let limits = &self.config.limits;
-        let reads_at_once = Arc::new(Semaphore::new(limits.history_reads));
-        let read_limits = ReadLimits {
-            bytes: limits.recovery_bytes,
-            publication_bytes: limits.publication_bytes,
-            at_once: reads_at_once.clone(),
-            of_clients: limits.history_reads.div_ceil(2),
-        };
+        let reads_at_once = Arc::new(Semaphore::new(self.config.limits.history_reads));
+        let reader = HistoryReader::new(&self.config, self.broker.clone(), reads_at_once.clone());
 
         let counts: Vec<_> = (0..self.config.shards).map(|_| Arc::new(AtomicUsize::new(0))).collect();
         let http = Arc::new(self.public_http(counts.clone()));
@@ -202,14 +196,15 @@ impl Node {
             });
         };
         spawn(essential("hub", &running), hub.run(self.events, requests, running.clone()).boxed());
-        let reading = history::run(self.broker.clone(), client_reads, read_limits, running.clone());
+        let reading = history::run(reader.clone(), client_reads, running.clone());
         spawn(essential("reads of clients", &running), reading.boxed());
         let publishing = publishing::run(self.broker.clone(), client_publishes, running.clone());
         spawn(essential("publishes of clients", &running), publishing.boxed());
         spawn(essential("acceptor", &accepting), listener::accept(self.public, handles, accepting.clone()).boxed());
         let (verifier, stop) = (self.verifier.clone(), running.clone());
         tasks.spawn(async move { verifier.run(stop).await });
-        let state = InternalState::new(&self.config, self.broker.clone(), readiness.clone(), self.prometheus, clock);
+        let state =
+            InternalState::new(&self.config, self.broker.clone(), reader, readiness.clone(), self.prometheus, clock);
         let api = axum::serve(self.internal, internal::router(state))
             .with_graceful_shutdown(running.clone().cancelled_owned());
         let api = async move {

@@ -64,6 +64,8 @@ enum Refused {
     Origin(#[from] OriginError),
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
+    #[error("rewind={0:?} is no number of publications")]
+    Rewind(String),
     #[error("this node has {0} connections; that is its limit")]
     Full(usize),
 }
@@ -136,14 +138,16 @@ impl PublicHttp {
     /// Token and channels. Of several tokens the one that was given most deliberately counts: subprotocol, header, query, cookie.
     fn handshake(&self, request: &Request<Incoming>, subprotocol: &Subprotocol) -> Result<Handshake, Refused> {
         let mut channels = Vec::new();
-        let mut query_token = None;
+        let (mut query_token, mut rewind) = (None, 0);
         for (name, value) in url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
             match &*name {
                 "channels" => channels.extend(value.split(',').filter(|name| !name.is_empty()).map(asked)),
+                "rewind" => rewind = value.parse().map_err(|_| Refused::Rewind(value.chars().take(100).collect()))?,
                 "token" if !value.is_empty() => query_token = Some(value.into_owned()),
                 _ => {}
             }
         }
+        channels.iter_mut().for_each(|asked| asked.start.rewind = rewind);
         let headers = request.headers();
         let mut token = subprotocol.token.clone().or_else(|| bearer(headers)).or(query_token);
         if token.is_none() {
@@ -162,6 +166,7 @@ impl Refused {
             Self::NotFound(..) => "not_found",
             Self::Origin(error) => error.reason(),
             Self::Handshake(_) => "handshake",
+            Self::Rewind(_) => "rewind",
             Self::Full(_) => "full",
         }
     }
@@ -171,6 +176,7 @@ impl Refused {
         let (status, code) = match self {
             Self::NotFound(..) => (StatusCode::NOT_FOUND, ErrorCode::NotFound),
             Self::Origin(_) => (StatusCode::FORBIDDEN, ErrorCode::Forbidden),
+            Self::Rewind(_) => (StatusCode::BAD_REQUEST, ErrorCode::BadRequest),
             Self::Handshake(error) => (error.status(), ErrorCode::BadRequest),
             Self::Full(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
         };

@@ -13,6 +13,7 @@ mod nats_history;
 mod nats_streams;
 mod node;
 mod redis;
+mod redis_history;
 mod redis_sentinel;
 mod slow;
 

@@ -14,7 +14,7 @@ use axum::{
 };
 use bytes::Bytes;
 use fanfare_broker::Publish;
-use fanfare_protocol::{ErrorBody, ErrorCode};
+use fanfare_protocol::{ErrorBody, ErrorCode, Position};
 use futures_util::{StreamExt as _, stream};
 use metrics::{counter, histogram};
 use serde::Serialize;
@@ -28,9 +28,12 @@ const IN_FLIGHT: usize = 256;
 /// scrapes.
 const UPKEEP: u64 = 1_024;
 
-/// The answer to a publication: `{}`; offset and epoch come with history.
+/// The answer to a publication: `{}`, or offset and epoch where the channel keeps history.
 #[derive(Debug, Serialize)]
-pub(super) struct Published {}
+pub(super) struct Published {
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    position: Option<Position>,
+}
 
 /// The answer to several publications, in their order.
 #[derive(Debug, Serialize)]
@@ -38,11 +41,13 @@ pub(super) struct Results {
     results: Vec<Outcome>,
 }
 
-/// The answer to one of several: `{}`, or its error.
+/// The answer to one of several: as to one alone, or its error.
 #[derive(Debug, Serialize)]
 struct Outcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<String>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    position: Option<Position>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<ErrorBody>,
 }
@@ -53,8 +58,8 @@ pub(super) async fn publish(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Published>, ApiError> {
     let body = take(&state, body)?;
-    state.send(request::publish(&body, state.0.limits)).await?;
-    Ok(Json(Published {}))
+    let position = state.send(request::publish(&body, state.0.limits)).await?;
+    Ok(Json(Published { position }))
 }
 
 /// `POST /api/broadcast`: one event on many channels.
@@ -66,11 +71,8 @@ pub(super) async fn broadcast(
     let request::Broadcast { publishes } = request::broadcast(&body, state.0.limits)?;
     let (channels, publishes): (Vec<_>, Vec<_>) = publishes.into_iter().unzip();
     let outcomes = state.send_all(publishes).await;
-    let results = channels
-        .into_iter()
-        .zip(outcomes)
-        .map(|(channel, outcome)| Outcome { channel: Some(channel), error: outcome.err() })
-        .collect();
+    let results =
+        channels.into_iter().zip(outcomes).map(|(channel, outcome)| Outcome::new(Some(channel), outcome)).collect();
     Ok(Json(Results { results }))
 }
 
@@ -81,7 +83,7 @@ pub(super) async fn batch(
 ) -> Result<Json<Results>, ApiError> {
     let body = take(&state, body)?;
     let outcomes = state.send_all(request::batch(&body, state.0.limits)?).await;
-    let results = outcomes.into_iter().map(|outcome| Outcome { channel: None, error: outcome.err() }).collect();
+    let results = outcomes.into_iter().map(|outcome| Outcome::new(None, outcome)).collect();
     Ok(Json(Results { results }))
 }
 
@@ -101,16 +103,26 @@ pub(super) async fn measure(State(state): State<InternalState>, request: Request
     response
 }
 
+impl Outcome {
+    fn new(channel: Option<String>, outcome: Result<Option<Position>, ErrorBody>) -> Self {
+        match outcome {
+            Ok(position) => Self { channel, position, error: None },
+            Err(error) => Self { channel, position: None, error: Some(error) },
+        }
+    }
+}
+
 impl InternalState {
-    async fn send(&self, publish: Result<Publish, ErrorBody>) -> Result<(), ErrorBody> {
+    async fn send(&self, publish: Result<Publish, ErrorBody>) -> Result<Option<Position>, ErrorBody> {
         let result = match publish {
             Ok(publish) => {
-                self.0.broker.publish(publish).await.map(|_| ()).map_err(|error| publishing::refusal(&error))
+                let published = self.0.broker.publish(publish).await;
+                published.map(|published| published.position).map_err(|error| publishing::refusal(&error))
             }
             Err(error) => Err(error),
         };
         let word = match &result {
-            Ok(()) => "ok",
+            Ok(_) => "ok",
             Err(error) if error.retryable => "failed",
             Err(_) => "refused",
         };
@@ -119,7 +131,7 @@ impl InternalState {
     }
 
     /// Several at a time; the broker gets them in their order, because they are begun in it.
-    async fn send_all(&self, publishes: Vec<Result<Publish, ErrorBody>>) -> Vec<Result<(), ErrorBody>> {
+    async fn send_all(&self, publishes: Vec<Result<Publish, ErrorBody>>) -> Vec<Result<Option<Position>, ErrorBody>> {
         stream::iter(publishes).map(|publish| self.send(publish)).buffered(IN_FLIGHT).collect().await
     }
 }

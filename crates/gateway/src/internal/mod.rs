@@ -3,6 +3,7 @@
 mod api;
 mod error;
 mod guard;
+mod history;
 mod keys;
 mod request;
 
@@ -22,7 +23,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 
 use self::{error::ApiError, keys::ApiKeys};
-use crate::{clock::Clock, config::Config, origin::OriginPolicy, readiness::Readiness};
+use crate::{clock::Clock, config::Config, history::HistoryReader, origin::OriginPolicy, readiness::Readiness};
 
 /// What Prometheus' text format calls itself.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -33,6 +34,7 @@ pub(crate) struct InternalState(Arc<Inner>);
 
 struct Inner {
     broker: Arc<dyn Broker>,
+    history: HistoryReader,
     readiness: Arc<Readiness>,
     prometheus: PrometheusHandle,
     clock: Clock,
@@ -50,6 +52,8 @@ struct ApiLimits {
     publication_bytes: usize,
     /// Publications of one request.
     batch: usize,
+    /// Publications of one request for history.
+    history: usize,
 }
 
 impl InternalState {
@@ -57,6 +61,7 @@ impl InternalState {
     pub(crate) fn new(
         config: &Config,
         broker: Arc<dyn Broker>,
+        history: HistoryReader,
         readiness: Arc<Readiness>,
         prometheus: PrometheusHandle,
         clock: Clock,
@@ -65,10 +70,11 @@ impl InternalState {
             body_bytes: config.limits.api_body_bytes,
             publication_bytes: config.limits.publication_bytes,
             batch: config.limits.api_batch,
+            history: config.limits.recovery_publications,
         };
         let keys = if config.development { ApiKeys::not_needed() } else { ApiKeys::new(&config.api_keys) };
         let origins = config.origins.clone();
-        Self(Arc::new(Inner { broker, readiness, prometheus, clock, keys, origins, limits }))
+        Self(Arc::new(Inner { broker, history, readiness, prometheus, clock, keys, origins, limits }))
     }
 }
 
@@ -78,6 +84,7 @@ pub(crate) fn router(state: InternalState) -> Router {
         .route("/publish", post(api::publish))
         .route("/broadcast", post(api::broadcast))
         .route("/batch", post(api::batch))
+        .route("/history", get(history::history))
         .layer(DefaultBodyLimit::max(state.0.limits.body_bytes))
         .route_layer(middleware::from_fn_with_state(state.clone(), guard::require_key))
         .route_layer(middleware::from_fn_with_state(state.clone(), api::measure));
@@ -120,8 +127,10 @@ async fn not_found() -> ApiError {
 }
 
 async fn method_not_allowed() -> ApiError {
-    let error =
-        ApiError::new(ErrorCode::BadRequest, "this method is not allowed here: /api/* takes POST, the rest GET");
+    let error = ApiError::new(
+        ErrorCode::BadRequest,
+        "this method is not allowed here: what publishes takes POST, the rest GET",
+    );
     error.with_status(StatusCode::METHOD_NOT_ALLOWED)
 }
 

@@ -93,7 +93,7 @@ fn one(text: &str, limits: ApiLimits) -> Result<Publish, ErrorBody> {
     Ok(Publish { tenant, channel, body: write(fields, limits)?, id })
 }
 
-fn tenant(name: Option<&str>) -> Result<Tenant, ErrorBody> {
+pub(super) fn tenant(name: Option<&str>) -> Result<Tenant, ErrorBody> {
     match name {
         None => Ok(Tenant::default()),
         Some(name) => {
@@ -102,7 +102,7 @@ fn tenant(name: Option<&str>) -> Result<Tenant, ErrorBody> {
     }
 }
 
-fn parse_channel(name: &str) -> Result<Channel, ErrorBody> {
+pub(super) fn parse_channel(name: &str) -> Result<Channel, ErrorBody> {
     Channel::parse(name).map_err(|reason| bad_request(format!("channel {:?}: {reason}", shorten(name))))
 }
 
@@ -151,12 +151,12 @@ fn refuse(error: &EnvelopeError) -> ErrorBody {
     ErrorBody::new(code, error.to_string())
 }
 
-fn bad_request(message: impl Into<String>) -> ErrorBody {
+pub(super) fn bad_request(message: impl Into<String>) -> ErrorBody {
     ErrorBody::new(ErrorCode::BadRequest, message)
 }
 
 /// What a service wrote, short enough for a message.
-fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: &str) -> String {
     text.chars().take(100).collect()
 }
 
@@ -164,7 +164,7 @@ fn shorten(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const LIMITS: ApiLimits = ApiLimits { body_bytes: 1 << 20, publication_bytes: 200, batch: 3 };
+    const LIMITS: ApiLimits = ApiLimits { body_bytes: 1 << 20, publication_bytes: 200, batch: 3, history: 5 };
 
     fn text(publish: &Publish) -> &str {
         std::str::from_utf8(&publish.body).unwrap()

@@ -1,5 +1,7 @@
 //! The internal port as its callers see it.
 
+mod history;
+
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
@@ -58,6 +60,11 @@ impl Broker for Recorder {
     async fn close(&self) {}
 }
 
+fn load(environment: &[(&str, &str)]) -> Config {
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Config::load(&Inputs { file: None, environment, overrides: Overrides::default() }).unwrap()
+}
+
 /// The routes, with what is behind them.
 struct Port {
     router: Router,
@@ -73,12 +80,16 @@ struct Answer {
 
 impl Port {
     fn new(environment: &[(&str, &str)]) -> Self {
-        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let config = Config::load(&Inputs { file: None, environment, overrides: Overrides::default() }).unwrap();
-        let (broker, readiness) = (Arc::new(Recorder::default()), Arc::new(Readiness::default()));
+        let recorder = Arc::new(Recorder::default());
+        Self::over(&load(environment), recorder.clone(), recorder)
+    }
+
+    fn over(config: &Config, broker: Arc<dyn Broker>, recorder: Arc<Recorder>) -> Self {
+        let readiness = Arc::new(Readiness::default());
         let prometheus = telemetry::install_metrics().unwrap();
-        let state = InternalState::new(&config, broker.clone(), readiness.clone(), prometheus, Clock::start());
-        Self { router: router(state), broker, readiness }
+        let history = HistoryReader::new(config, broker.clone(), Arc::new(tokio::sync::Semaphore::new(1)));
+        let state = InternalState::new(config, broker, history, readiness.clone(), prometheus, Clock::start());
+        Self { router: router(state), broker: recorder, readiness }
     }
 
     fn production() -> Self {
@@ -249,7 +260,7 @@ async fn what_is_not_there_is_told_as_json() {
     assert_eq!(missing.error(), error(404, "NOT_FOUND", message));
     assert_eq!(port.send("GET", "/", &[], "").await.error(), error(404, "NOT_FOUND", message));
     let method = port.send("GET", "/api/publish", &[("x-api-key", KEY)], "").await;
-    let message = "this method is not allowed here: /api/* takes POST, the rest GET";
+    let message = "this method is not allowed here: what publishes takes POST, the rest GET";
     assert_eq!(method.error(), error(405, "BAD_REQUEST", message));
 }
 

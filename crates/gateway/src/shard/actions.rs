@@ -212,7 +212,6 @@ impl Shard {
         state.frame.clear();
         encode_message(variant, message, &mut state.deflater, &mut state.frame);
         self.push_frame(state, index);
-        self.told(state, index, message);
     }
 
     /// Puts a frame into the outbox.
@@ -232,15 +231,20 @@ impl Shard {
     /// Hands a completion to the session that waits for it, if it is still there.
     pub(super) fn handle_completion(&self, state: &mut ShardState, id: ConnectionId, op: OpId, completion: Completion) {
         let Some(index) = state.place(id) else { return };
-        let now = self.context.clock.now();
-        complete(state, index, now, op, completion);
-        self.carry_out(state, index, now);
+        complete(state, index, self.context.clock.now(), op, completion);
+        self.settle(state, id);
+    }
+
+    /// Does what a session wants after a completion.
+    pub(super) fn settle(&self, state: &mut ShardState, id: ConnectionId) {
+        let Some(index) = state.place(id) else { return };
+        self.carry_out(state, index, self.context.clock.now());
         self.mark_dirty(state, index);
         self.arm(state, index);
     }
 }
 
-fn complete(state: &mut ShardState, index: usize, now: Time, op: OpId, completion: Completion) {
+pub(super) fn complete(state: &mut ShardState, index: usize, now: Time, op: OpId, completion: Completion) {
     if let Some(session) = state.session(index) {
         session.handle_completion(now, op, completion);
     }

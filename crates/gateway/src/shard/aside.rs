@@ -18,16 +18,12 @@ use crate::{
 pub(super) struct Aside {
     catching_up: Vec<CatchUp>,
     conflated: Conflated,
-    /// Bytes of publications in replies that the session has not sent yet.
-    pub(super) promised: usize,
 }
 
 /// A subscription whose client is given what it missed. What comes meanwhile waits behind it.
 #[derive(Debug)]
 pub(super) struct CatchUp {
     pub(super) slot: SlotId,
-    /// The client has not been told of the subscription: nothing of it may go out before.
-    untold: bool,
     items: VecDeque<Item>,
     bytes: usize,
 }
@@ -48,18 +44,11 @@ impl Aside {
         self.catching_up.is_empty() && self.conflated.newest.is_empty()
     }
 
-    /// A subscription begins, untold, with what its client gets first.
+    /// A subscription begins, with what its client gets first.
     pub(super) fn begin(&mut self, slot: SlotId, publications: impl IntoIterator<Item = Arc<EncodedPublication>>) {
-        let mut catch_up = CatchUp { slot, untold: true, items: VecDeque::new(), bytes: 0 };
+        let mut catch_up = CatchUp { slot, items: VecDeque::new(), bytes: 0 };
         publications.into_iter().for_each(|publication| catch_up.push(Item::Publication(publication)));
         self.catching_up.push(catch_up);
-    }
-
-    /// The client was told of the subscription.
-    pub(super) fn told(&mut self, slot: SlotId) {
-        if let Some(catch_up) = self.find(slot) {
-            catch_up.untold = false;
-        }
     }
 
     /// Puts something behind what waits for a subscription; `Err` where that is more than `limit` bytes.
@@ -69,9 +58,9 @@ impl Aside {
         if catch_up.bytes > limit { Err(TooFarBehind) } else { Ok(()) }
     }
 
-    /// The next thing of a subscription that the client was told of, and which subscription.
+    /// The next thing of a subscription, and which subscription.
     pub(super) fn pop(&mut self) -> Option<(SlotId, Item)> {
-        let catch_up = self.catching_up.iter_mut().find(|catch_up| !catch_up.untold && !catch_up.items.is_empty())?;
+        let catch_up = self.catching_up.iter_mut().find(|catch_up| !catch_up.items.is_empty())?;
         let item = catch_up.items.pop_front()?;
         catch_up.bytes -= item.bytes();
         Some((catch_up.slot, item))
@@ -79,8 +68,7 @@ impl Aside {
 
     /// Takes a subscription out that has caught up.
     pub(super) fn take_caught_up(&mut self) -> Option<SlotId> {
-        let done = |catch_up: &CatchUp| !catch_up.untold && catch_up.items.is_empty();
-        let at = self.catching_up.iter().position(done)?;
+        let at = self.catching_up.iter().position(|catch_up| catch_up.items.is_empty())?;
         Some(self.catching_up.swap_remove(at).slot)
     }
 

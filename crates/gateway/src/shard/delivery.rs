@@ -60,7 +60,9 @@ impl Shard {
                 let has_history = position.is_some();
                 for waiting in state.topics.confirm(slot, position) {
                     if has_history {
+                        let connection = waiting.connection;
                         self.begin(state, slot, waiting);
+                        self.settle(state, connection);
                     } else {
                         let completion = Completion::Subscribed(Ok(Granted::default()));
                         self.handle_completion(state, waiting.connection, waiting.op, completion);

@@ -2,15 +2,16 @@
 //!
 //! A client that catches up is no ordinary subscriber yet: what is published meanwhile waits behind what it missed, and
 //! both go out in pages of at most half the outbox, so that catching up can never make a slow consumer of a client that
-//! reads. Nothing of a subscription goes out before the reply that tells of it, even where that waits for other channels.
+//! reads.
 
 use std::sync::Arc;
 
-use fanfare_protocol::{ErrorBody, ErrorCode, Missed, Position, Push, Reply, ServerMessage, Topic};
-use fanfare_session::{Completion, Granted, Start};
+use fanfare_protocol::{ErrorBody, ErrorCode, Missed};
+use fanfare_session::{Completion, Granted, OpId, Start};
 
 use super::{
     Shard, ShardState,
+    actions::complete,
     aside::{Aside, Item, TooFarBehind},
     connection::{Connection, Flushed, State},
     metrics::ShardMetrics,
@@ -21,7 +22,7 @@ use crate::{
     encoding::EncodedPublication,
     hub::{
         STALLED,
-        message::{HubRequest, Recoverer, Recovery, SlotId},
+        message::{ConnectionId, HubRequest, Recoverer, Recovery, SlotId},
     },
     limits::PAGES_PER_TURN,
 };
@@ -30,27 +31,29 @@ use crate::{
 const CONFLATED: &str = "conflated";
 
 impl Shard {
-    /// A session subscribes to a channel with history that the hub has confirmed.
+    /// A session subscribes to a channel with history that the hub has confirmed. Completes what needs no answer of the hub;
+    /// carrying out what the session then wants is left to the caller.
     pub(super) fn begin(&self, state: &mut ShardState, slot: SlotId, waiting: Waiting) {
         let Waiting { connection, op, start } = waiting;
-        if state.place(connection).is_none() {
-            return self.drop_if_unused(state, slot);
-        }
+        let Some(index) = state.place(connection) else { return self.drop_if_unused(state, slot) };
         // What is held for the others is before its position.
         self.seal(state, slot);
         let Some(topic) = state.topics.get_mut(slot) else { return };
         let Some(history) = &mut topic.history else { return };
-        let position = history.position();
         let up_to_date = start.since.as_ref().is_some_and(|since| history.stands_at(since)) && !history.broken;
-        if up_to_date || start == Start::default() {
-            let recovered = up_to_date.then_some(true);
-            let recovery = Recovery { position, recovered, publications: Vec::new() };
-            return self.subscribe_to(state, slot, (connection, op), recovery, start.since);
+        if !up_to_date && start != Start::default() {
+            history.recovering.push((connection, op));
+            let (tenant, topic) = (topic.tenant.clone(), topic.topic.clone());
+            let recoverer = Recoverer { shard: self.context.id, slot, session: Some((connection, op)) };
+            return self.ask_hub(state, HubRequest::Recover { recoverer, tenant, topic, start });
         }
-        history.recovering.push((connection, op));
-        let (tenant, topic) = (topic.tenant.clone(), topic.topic.clone());
-        let recoverer = Recoverer { shard: self.context.id, slot, session: Some((connection, op)) };
-        self.ask_hub(state, HubRequest::Recover { recoverer, tenant, topic, start });
+        let granted = Granted {
+            position: Some(history.position()),
+            recovered: up_to_date.then_some(true),
+            publications: up_to_date.then(Vec::new),
+        };
+        complete(state, index, self.context.clock.now(), op, Completion::Subscribed(Ok(granted)));
+        state.topics.add(slot, connection.index);
     }
 
     /// The hub's answer to one who recovers.
@@ -67,7 +70,7 @@ impl Shard {
         let Some(at) = history.recovering.iter().position(|own| *own == (connection, op)) else { return };
         history.recovering.swap_remove(at);
         match result {
-            Ok(recovery) if !history.broken => self.subscribe_to(state, slot, (connection, op), recovery, None),
+            Ok(recovery) if !history.broken => self.subscribe_to(state, slot, (connection, op), recovery),
             refused => {
                 let overloaded = || ErrorBody::new(ErrorCode::Unavailable, "this node is overloaded; try again");
                 let refusal = refused.err().unwrap_or_else(overloaded);
@@ -77,59 +80,37 @@ impl Shard {
         }
     }
 
-    /// Tells the session that it is subscribed, with as much of what it gets first as half the outbox holds. The rest
-    /// follows as ordinary publications.
+    /// Tells the session that it is subscribed, with as much of what it gets first as half the outbox has room for. The
+    /// rest follows as ordinary publications.
     fn subscribe_to(
         &self,
         state: &mut ShardState,
         slot: SlotId,
-        (connection, op): (crate::hub::message::ConnectionId, fanfare_session::OpId),
+        (connection, op): (ConnectionId, OpId),
         recovery: Recovery,
-        since: Option<Position>,
     ) {
         let Some(index) = state.place(connection) else { return self.drop_if_unused(state, slot) };
         let Recovery { mut position, recovered, publications } = recovery;
-        let asked = recovered.is_some() || since.is_some() || !publications.is_empty();
-        let own = &mut state.connections[index];
-        let aside = own.aside.get_or_insert_default();
-        let room = (self.context.outbox_bytes / 2).saturating_sub(own.outbox.bytes() + aside.promised);
+        let room = (self.context.outbox_bytes / 2).saturating_sub(state.connections[index].outbox.bytes());
         let (first, rest) = publications.split_at(fitting(&publications, room));
-        aside.promised += first.iter().map(|publication| publication.bytes()).sum::<usize>();
         if let Some(next) = rest.first().and_then(|publication| publication.position.as_ref()) {
             let last = first.last().and_then(|publication| publication.position.as_ref());
             position.offset = last.map_or(next.offset.saturating_sub(1), |last| last.offset);
         }
-        aside.begin(slot, rest.iter().cloned());
         state.metrics.delivered(first.len());
-        state.topics.catch_up(slot, connection.index);
-        let publications = asked.then(|| first.iter().map(|publication| publication.recorded().clone()).collect());
-        let granted = Granted { position: Some(position), recovered, publications };
+        let first = first.iter().map(|publication| publication.recorded().clone()).collect();
+        let granted = Granted { position: Some(position), recovered, publications: Some(first) };
         self.handle_completion(state, connection, op, Completion::Subscribed(Ok(granted)));
-    }
-
-    /// The session has sent a message: where it tells of subscriptions, what belongs to them may go out.
-    pub(super) fn told(&self, state: &mut ShardState, index: usize, message: &ServerMessage) {
-        let Some(aside) = &mut state.connections[index].aside else { return };
-        let channels: &mut dyn Iterator<Item = &str> = match message {
-            ServerMessage::Reply { outcome: Ok(Reply::Subscribed(subscribed)), .. }
-            | ServerMessage::Push(Push::Subscribed(subscribed)) => &mut std::iter::once(subscribed.channel.as_str()),
-            ServerMessage::Reply { outcome: Ok(Reply::SubscribedMany { subscriptions }), .. } => {
-                &mut subscriptions.iter().map(|outcome| outcome.channel.as_str())
-            }
-            _ => return,
-        };
-        aside.promised = 0;
-        let Some(tenant) = state.connections[index].session.as_ref().and_then(|session| session.tenant()) else {
-            return;
-        };
-        let slots: Vec<SlotId> = channels
-            .filter_map(|channel| Topic::parse(channel).ok())
-            .filter_map(|topic| state.topics.slot(tenant, &topic))
-            .collect();
-        if let Some(aside) = &mut state.connections[index].aside {
-            slots.into_iter().for_each(|slot| aside.told(slot));
+        // Its outbox may have been too small for the reply.
+        if state.session(index).is_none() {
+            return self.drop_if_unused(state, slot);
         }
-        self.release_caught_up(state, index);
+        if rest.is_empty() {
+            return state.topics.add(slot, connection.index);
+        }
+        let aside = state.connections[index].aside.get_or_insert_default();
+        aside.begin(slot, rest.iter().cloned());
+        state.topics.catch_up(slot, connection.index);
         self.mark_dirty(state, index);
     }
 

@@ -246,6 +246,13 @@ impl ShardTopics {
         Some(SlotId { index, generation: self.places[index as usize].generation })
     }
 
+    /// A connection is subscribed to a channel with history, and has all.
+    pub(super) fn add(&mut self, slot: SlotId, connection: u32) {
+        let Some(topic) = self.get_mut(slot) else { return };
+        topic.subscribers.push(connection);
+        self.subscriptions += 1;
+    }
+
     /// A connection is subscribed to a channel with history, and gets what it missed first.
     pub(super) fn catch_up(&mut self, slot: SlotId, connection: u32) {
         let Some(history) = self.get_mut(slot).and_then(|topic| topic.history.as_mut()) else { return };
