@@ -64,7 +64,13 @@ impl Keeper {
                 () = doubt.notified() => {}
                 () = sleep_until(at), if again.is_some() => {}
             }
-            again = self.look(elected).await.is_err().then(|| Instant::now() + RETRY);
+            if !elected.is_empty() {
+                // What the former leader took and did not republish any more is with the new one.
+                tracing::info!(streams = ?elected, "leaders were elected; all positions are looked at");
+                // The reader is gone only when all is closed.
+                let _ = self.commands.send(Command::Check).await;
+            }
+            again = self.look().await.is_err().then(|| Instant::now() + RETRY);
         }
     }
 
@@ -81,7 +87,7 @@ impl Keeper {
     }
 
     /// Reads every stream's numbering again and makes those anew that are gone. Tells the reader what has changed.
-    async fn look(&self, elected: HashSet<String>) -> Result<(), BrokerError> {
+    async fn look(&self) -> Result<(), BrokerError> {
         let mut looked = Ok(());
         for stream in self.streams.all() {
             let caller = Caller::new(Arc::clone(&self.client), Arc::clone(&self.requests), self.request_timeout);
@@ -96,11 +102,7 @@ impl Keeper {
         let renumbered: Vec<Arc<Stream>> =
             self.streams.all().filter(|stream| stream.take_renumbered()).map(Arc::clone).collect();
         if !renumbered.is_empty() {
-            // The reader is gone only when all is closed.
             let _ = self.commands.send(Command::Renumbered(renumbered)).await;
-        } else if !elected.is_empty() {
-            tracing::info!(streams = ?elected, "leaders were elected; all positions are checked");
-            let _ = self.commands.send(Command::Check).await;
         }
         looked
     }

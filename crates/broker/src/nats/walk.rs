@@ -95,6 +95,11 @@ impl<'a> Walk<'a> {
         Ok(Vec::new())
     }
 
+    /// Whether the leader is asked next, and no consumer is needed yet.
+    pub(super) fn asks_leader(&self) -> bool {
+        self.cursor >= self.target || self.steps > 0 || self.stream.is_wary()
+    }
+
     /// Ends the consumer, where there is one.
     pub(super) async fn end(mut self) {
         self.drop_consumer().await;
