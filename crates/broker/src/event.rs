@@ -62,7 +62,7 @@ pub enum Scope {
 pub struct Interruption {
     /// What is affected.
     pub scope: Scope,
-    /// Why, as a word for metrics and for `system:gap`: `disconnected`, `slow_consumer`, `lagged`, `refused`; `renumbered`
+    /// Why, as a word for metrics and for `system:gap`: `disconnected`, `slow_consumer`, `lagged`, `refused`; `new_epoch`
     /// where the history is another one than before.
     pub reason: &'static str,
 }

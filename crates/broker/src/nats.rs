@@ -22,7 +22,7 @@
 //! Of what can go wrong the hub hears by one of these: a publication's `previous` is not what came before (a hole); an
 //! interruption; [`Resumed`](crate::BrokerEvent::Resumed) of everything without an interruption before it, when a
 //! stream's leader was elected, since the former one may have taken a publication and not republished it; an interruption
-//! `renumbered` of an interest whose stream was made anew.
+//! `new_epoch` of an interest whose stream was made anew.
 //!
 //! A node needs permission to subscribe to `{prefix}.pub.>` and to publish and subscribe to `{prefix}.ctl.>`; with history
 //! also to what docs/subjects.md lists.

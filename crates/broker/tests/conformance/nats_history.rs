@@ -28,7 +28,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// A server, and a node with a namespace `a` that keeps so much.
 async fn start(size: u32, ttl: Duration) -> (NatsServer, Node) {
     let server = jetstream().await;
-    let node = Node::over(open(&options(&server, size, ttl)).await.unwrap());
+    let node = Node::over(Box::pin(open(&options(&server, size, ttl))).await.unwrap());
     (server, node)
 }
 

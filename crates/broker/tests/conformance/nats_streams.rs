@@ -177,7 +177,7 @@ async fn a_stream_that_is_deleted_is_made_anew_and_told() {
     assert_eq!(deleted["success"], json!(true));
     match node.event().await {
         BrokerEvent::Interrupted(interruption) => {
-            assert_eq!((interruption.scope, interruption.reason), (Scope::Interest(interest), "renumbered"));
+            assert_eq!((interruption.scope, interruption.reason), (Scope::Interest(interest), "new_epoch"));
         }
         other => panic!("{other:?}"),
     }
@@ -224,7 +224,7 @@ async fn a_stream_that_became_another_is_noticed_without_advisories() {
     let mut renumbered = false;
     while !renumbered {
         renumbered =
-            matches!(node.event().await, BrokerEvent::Interrupted(interruption) if interruption.reason == "renumbered");
+            matches!(node.event().await, BrokerEvent::Interrupted(interruption) if interruption.reason == "new_epoch");
     }
 }
 
