@@ -36,6 +36,27 @@ async fn channels_in_the_url_need_no_command() {
     }
 }
 
+/// `rewind` beside them, and a late client has the state at once.
+#[tokio::test]
+async fn channels_in_the_url_may_begin_in_the_past() {
+    let node = Node::development().set("namespaces.news.history.size", 10).start().await;
+    for event in ["first", "second", "third"] {
+        node.publish("default", "news", &json!({ "event": event }).to_string()).await;
+    }
+    let mut client = node.client().query("channels=news,live&rewind=2").open().await;
+    client.expect("system:connected").await;
+    let mut pushes = [client.message().await, client.message().await];
+    pushes.sort_by_key(|push| push["event"].to_string());
+    let [refused, subscribed] = pushes;
+    assert_eq!((&refused["data"]["channel"], &refused["data"]["code"]), (&json!("live"), &json!("BAD_REQUEST")));
+    let events: Vec<_> =
+        subscribed["data"]["publications"].as_array().unwrap().iter().map(|one| &one["event"]).collect();
+    assert_eq!(events, ["second", "third"], "{subscribed}");
+    node.publish("default", "news", r#"{"event":"fourth"}"#).await;
+    assert_eq!(client.publication().await.event, "fourth");
+    assert!(node.client().query("channels=news&rewind=some").try_open().await.is_err());
+}
+
 #[tokio::test]
 async fn channels_in_the_url_need_the_tokens_permission() {
     let node = Node::start("memory:").await;

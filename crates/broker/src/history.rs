@@ -28,6 +28,9 @@ pub struct HistoryOptions {
     pub max_bytes: Option<u64>,
     /// How long the id of a publication is remembered: one that comes again is not published again.
     pub dedupe_window: Duration,
+    /// NATS: this connection only publishes. Streams have to be there and take its subjects; what else they are like is the
+    /// nodes' business.
+    pub publish_only: bool,
 }
 
 /// Where NATS keeps streams.
@@ -110,6 +113,7 @@ impl Default for HistoryOptions {
             replicas: 1,
             max_bytes: None,
             dedupe_window: Duration::from_secs(120),
+            publish_only: false,
         }
     }
 }

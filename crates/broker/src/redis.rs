@@ -3,6 +3,9 @@
 //! One connection publishes and one subscribes, so that a server that ends a subscriber because it reads too slowly does
 //! not keep the node from publishing. The library's own reconnecting is not used, see `session`.
 //!
+//! What keeps history is published by a function library, see `fanfare_v1.lua`, which this adapter loads, and which publishes on
+//! channels of its own, `{prefix}:live:{…}`. Nodes listen to those and to the plain ones, where anybody publishes past the history.
+//!
 //! Channels are subscribed to with SUBSCRIBE; the patterns of a namespace share one PSUBSCRIBE to all of it, and the node
 //! filters. What comes by a channel and by a pattern comes twice, once by each interest.
 //!
@@ -14,7 +17,8 @@
 //!
 //! A node needs `+hello +ping +publish +subscribe +unsubscribe +psubscribe +punsubscribe +client|info +client|setname
 //! +client|id` in its ACL, and the channels `&{prefix}:pub:*`. Redis compares a pattern with those literally: who wants
-//! patterns needs `&*`, or `&{prefix}:pub:{tenant}:{namespace}:*` for each namespace. With sentinels it needs `+role` too.
+//! patterns needs `&*`, or `&{prefix}:pub:{tenant}:{namespace}:*` for each namespace. With sentinels it needs `+role` too. What it
+//! needs for history stands in docs/subjects.md.
 
 mod connect;
 pub(crate) mod functions;

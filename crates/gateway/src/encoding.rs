@@ -7,7 +7,10 @@ use fanfare_protocol::{
 };
 use fanfare_session::SessionId;
 
-use crate::websocket::{Deflater, Header, MessageKind, encode};
+use crate::{
+    sse,
+    websocket::{Deflater, Header, MessageKind, encode},
+};
 
 /// How frames on one connection look: the dialect, and whether it compresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,11 +20,13 @@ pub(crate) enum Variant {
     JsonDeflate = 1,
     MessagePack = 2,
     MessagePackDeflate = 3,
+    /// An event of a stream, without its id.
+    Sse = 4,
 }
 
 impl Variant {
     /// How many there are, for tables by variant.
-    pub(crate) const COUNT: usize = 4;
+    pub(crate) const COUNT: usize = 5;
 
     pub(crate) const fn new(dialect: Dialect, deflate: bool) -> Self {
         match (dialect, deflate) {
@@ -34,7 +39,7 @@ impl Variant {
 
     pub(crate) const fn dialect(self) -> Dialect {
         match self {
-            Self::Json | Self::JsonDeflate => Dialect::Json,
+            Self::Json | Self::JsonDeflate | Self::Sse => Dialect::Json,
             Self::MessagePack | Self::MessagePackDeflate => Dialect::MessagePack,
         }
     }
@@ -102,6 +107,11 @@ impl EncodedPublication {
         })
     }
 
+    /// The channel that it was published on.
+    pub(crate) fn channel(&self) -> &str {
+        sse::channel_of_publication(&self.json[HEADER_ROOM..]).unwrap_or_default()
+    }
+
     /// Bytes that it holds at the least, for the accounting of queues.
     pub(crate) fn bytes(&self) -> usize {
         self.json.len()
@@ -124,6 +134,9 @@ pub(crate) fn encode_message(variant: Variant, message: &ServerMessage, deflater
 
 /// Appends one JSON object as a frame of the variant; compressed where the variant does and the payload gains by it.
 fn encode_json(variant: Variant, json: &[u8], deflater: &mut Deflater, out: &mut Vec<u8>) {
+    if variant == Variant::Sse {
+        return sse::write_event(json, out);
+    }
     let transcoded = match variant.dialect() {
         Dialect::Json => None,
         Dialect::MessagePack => {
@@ -184,6 +197,13 @@ mod tests {
         let frame = publication.frame(Variant::Json, &mut Deflater::new());
         assert_eq!(frame[..2], [0x81, payload.len() as u8]);
         assert_eq!(&frame[2..], payload);
+    }
+
+    #[test]
+    fn an_event_of_a_stream_is_the_same_object() {
+        let publication = encoded(r#"{"event":"x","data":1}"#);
+        let expected = "event: x\ndata: {\"event\":\"x\",\"channel\":\"project:a\",\"data\":1,\"timestamp\":1}\n\n";
+        assert_eq!(publication.frame(Variant::Sse, &mut Deflater::new()), expected.as_bytes());
     }
 
     #[test]

@@ -16,7 +16,6 @@ mod public;
 mod publishing;
 mod readiness;
 mod shard;
-#[allow(dead_code, reason = "the edge follows")]
 mod sse;
 pub mod telemetry;
 pub mod websocket;

@@ -63,3 +63,13 @@ pub(crate) const TIMER_TICK: Duration = Duration::from_millis(50);
 pub(crate) const SHARD_INBOX_BYTES: usize = 16 * 1024 * 1024;
 /// How often the hub looks again at a shard whose inbox was full.
 pub(crate) const SHARD_RETRY: Duration = Duration::from_millis(1);
+/// Streams on one HTTP/2 socket at one time.
+pub(crate) const HTTP2_STREAMS: u32 = 100;
+/// Bytes of a request's headers over HTTP/2.
+pub(crate) const HTTP2_HEADER_BYTES: u32 = 32 * 1024;
+/// Bytes that a client may send before we have read: nothing of a request's body is of interest.
+pub(crate) const HTTP2_WINDOW_BYTES: u32 = 65_535;
+/// Bytes of one HTTP/2 stream that have left its outbox and not the socket.
+pub(crate) const HTTP2_SEND_BYTES: usize = 32 * 1024;
+/// Bytes that a stream over HTTP/2 takes from its outbox at once.
+pub(crate) const HTTP2_CHUNK_BYTES: usize = 16 * 1024;

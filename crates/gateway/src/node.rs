@@ -3,11 +3,15 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use fanfare_broker::{Broker, Events};
+use fanfare_session::SessionConfig;
 use futures_util::{
     FutureExt as _,
     future::{BoxFuture, join_all},
@@ -82,6 +86,8 @@ pub struct RunningNode {
     broker: Arc<dyn Broker>,
     readiness: Arc<Readiness>,
     shards: Vec<ShardThread>,
+    /// Sockets for many streams; each has still to write when its last stream has ended.
+    http2_sockets: Arc<AtomicUsize>,
     tasks: TaskTracker,
     /// Ends the acceptor.
     accepting: CancellationToken,
@@ -144,8 +150,9 @@ impl Node {
         let reader = HistoryReader::new(&self.config, self.broker.clone(), reads_at_once.clone());
 
         let counts: Vec<_> = (0..self.config.shards).map(|_| Arc::new(AtomicUsize::new(0))).collect();
-        let http = Arc::new(self.public_http(counts.clone()));
         let session_config = Arc::new(self.config.session_config());
+        let http = Arc::new(self.public_http(session_config.clone(), counts.clone(), accepting.clone()));
+        let http2_sockets = http.http2_sockets.clone();
         let essential = |name: &'static str, ending: &CancellationToken| Essential {
             name,
             ending: ending.clone(),
@@ -220,6 +227,7 @@ impl Node {
             broker: self.broker,
             readiness,
             shards,
+            http2_sockets,
             tasks,
             accepting,
             running,
@@ -239,15 +247,24 @@ impl Node {
         }
     }
 
-    fn public_http(&self, connections: Vec<Arc<AtomicUsize>>) -> PublicHttp {
+    fn public_http(
+        &self,
+        session_config: Arc<SessionConfig>,
+        connections: Vec<Arc<AtomicUsize>>,
+        draining: CancellationToken,
+    ) -> PublicHttp {
         PublicHttp {
-            paths: self.config.paths.ws.clone(),
+            websocket_paths: self.config.paths.ws.clone(),
+            sse_paths: self.config.paths.sse.clone(),
             origins: self.config.origins.clone(),
             cookie: self.config.auth.cookie.clone(),
             compression: self.config.compression,
             handshake_timeout: self.config.timeouts.handshake,
+            session_config,
             max_connections: self.config.limits.connections,
             connections,
+            http2_sockets: Arc::default(),
+            draining,
         }
     }
 }
@@ -296,6 +313,7 @@ impl RunningNode {
     }
 
     fn connections(&self) -> usize {
-        self.shards.iter().map(|shard| shard.handle.connections()).sum()
+        let connections: usize = self.shards.iter().map(|shard| shard.handle.connections()).sum();
+        connections + self.http2_sockets.load(Ordering::Relaxed)
     }
 }

@@ -144,6 +144,20 @@ impl OriginPolicy {
         if headers.contains_key(header::ORIGIN) { self.check(headers) } else { Err(OriginError::Missing) }
     }
 
+    /// The same for a GET, with which a browser sends no `Origin` where the page comes from the very origin that it asks.
+    /// `Sec-Fetch-Site` says so then (W3C Fetch Metadata section 2.4), and a page cannot forge that either.
+    ///
+    /// # Errors
+    /// [`OriginError`] says what is allowed.
+    pub fn check_get_with_cookie(&self, headers: &HeaderMap) -> Result<(), OriginError> {
+        let same_origin = headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin");
+        if same_origin && !headers.contains_key(header::ORIGIN) {
+            self.check(headers)
+        } else {
+            self.check_with_cookie(headers)
+        }
+    }
+
     fn check_origin(&self, text: &str, host: &str) -> Result<(), OriginError> {
         // `null` (a sandboxed frame, a file) is no origin, and so never allowed but by `*`.
         let origin = Origin::parse(text).ok();
@@ -278,6 +292,19 @@ mod tests {
         assert_eq!(policy.check_with_cookie(&headers(&[("host", "x")])), Err(OriginError::Missing));
         assert_eq!(policy.check_with_cookie(&headers(&[("origin", "https://app.example")])), Ok(()));
         assert!(policy.check_with_cookie(&headers(&[("origin", "https://evil.example")])).is_err());
+    }
+
+    #[test]
+    fn a_cookie_of_a_get_is_taken_from_the_page_of_the_same_origin_too() {
+        let policy = policy(listed(&["https://app.example"]));
+        let check = |pairs: &[(&'static str, &str)]| policy.check_get_with_cookie(&headers(pairs));
+        assert_eq!(check(&[("sec-fetch-site", "same-origin")]), Ok(()));
+        assert_eq!(check(&[("origin", "https://app.example"), ("sec-fetch-site", "cross-site")]), Ok(()));
+        for site in ["same-site", "cross-site", "none", ""] {
+            assert_eq!(check(&[("sec-fetch-site", site)]), Err(OriginError::Missing), "{site}");
+        }
+        assert_eq!(check(&[]), Err(OriginError::Missing));
+        assert!(check(&[("origin", "https://evil.example"), ("sec-fetch-site", "same-origin")]).is_err());
     }
 
     #[test]

@@ -72,6 +72,7 @@ fn command() -> impl Strategy<Value = Value> {
         "subscribe",
         "unsubscribe",
         "publish",
+        "history",
         "refresh",
         "ping",
         "pong",
@@ -89,8 +90,17 @@ fn command() -> impl Strategy<Value = Value> {
         "version",
         "publication_id",
         "echo",
+        "since",
+        "before",
+        "rewind",
+        "latest",
+        "limit",
     ]);
-    (any::<u32>(), kind, prop::collection::vec((field, value()), 0..4)).prop_map(|(id, kind, odd)| {
+    let position = ("[a-z_]{0,3}|a b", any::<u64>())
+        .prop_map(|(epoch, offset)| serde_json::json!({ "epoch": epoch, "offset": offset, "later": true }));
+    let asked = position.clone().prop_map(|since| serde_json::json!(["a:b", { "channel": "c", "since": since }]));
+    let value = prop_oneof![2 => value(), 1 => position, 1 => asked, 1 => (0..9_u32).prop_map(Value::from)];
+    (any::<u32>(), kind, prop::collection::vec((field, value), 0..4)).prop_map(|(id, kind, odd)| {
         let mut object = serde_json::json!({ "id": id, "type": kind, "channel": "a:b", "event": "e", "token": "t" });
         for (field, value) in odd {
             object[field] = value;

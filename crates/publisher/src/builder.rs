@@ -131,11 +131,12 @@ impl Builder {
         self
     }
 
-    /// Says that the channels of a namespace keep history, and how much of it, exactly as the nodes are configured
-    /// (`[namespaces.NAME] history = { size = 1000, ttl = "10m" }`). What is published there is stored before the call
+    /// Says that the channels of a namespace keep history, and how much of it, as the nodes are configured
+    /// (`[namespaces.NAME] history = { size = 1000, ttl = "10m" }`). On Redis each publication trims its channel by
+    /// what its publisher says; on NATS the stream decides, which has to be there. What is published there is stored before the call
     /// returns, is published once however often it is sent, and has a [position](crate::Published::position). Without it
     /// NATS stores it too, but nobody waits for that; on Redis it is delivered live only. NATS and Redis only: over HTTP the node
-    /// knows. Streams are never made or changed by a publisher.
+    /// knows. A publisher never makes or changes a stream.
     #[must_use]
     pub fn history(mut self, namespace: impl Into<String>, retention: Retention) -> Self {
         self.history.push((namespace.into(), retention));
@@ -202,7 +203,7 @@ impl Builder {
     }
 
     fn history_options(&self) -> Result<HistoryOptions, ConnectError> {
-        let mut options = HistoryOptions { manage_streams: false, ..HistoryOptions::default() };
+        let mut options = HistoryOptions { manage_streams: false, publish_only: true, ..HistoryOptions::default() };
         for (name, retention) in &self.history {
             let refused = |allowed: &str| ConnectError::Configuration {
                 option: "history",

@@ -27,7 +27,7 @@ fn cases(base: &str) -> Vec<Case> {
     let (bad_request, unauthorized) = ("BAD_REQUEST", "UNAUTHORIZED");
     let case = |name, request, endpoint, status, code, message| Case { name, request, endpoint, status, code, message };
     let bad = |name, body: &str, message| case(name, post(PUBLISH, body), Some("publish"), 400, bad_request, message);
-    let wrong_method = "this method is not allowed here: /api/* takes POST, the rest GET";
+    let wrong_method = "this method is not allowed here: what publishes takes POST, the rest GET";
     let nothing_here = "there is nothing here; see docs/operations.md for what is";
     let no_key = "X-API-Key is missing";
     let wrong_key = "X-API-Key is not one that is accepted here";

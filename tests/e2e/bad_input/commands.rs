@@ -7,7 +7,7 @@ use super::scene::{Scene, done, error, error_push};
 use crate::{client::Client, handshake::TokenPlace, node::Node, token::token};
 
 const IDS: &str = "id must be an integer from 0 to 9007199254740991";
-const TYPES: &str = "allowed are connect, subscribe, unsubscribe, publish, refresh, ping, pong";
+const TYPES: &str = "allowed are connect, subscribe, unsubscribe, publish, history, refresh, ping, pong";
 const NO_OBJECT: &str = "the frame is no JSON object: ";
 const MALFORMED: &str = "fanfare_malformed_frames_total";
 const BAD_REQUESTS: &str = r#"fanfare_errors_total{code="BAD_REQUEST"}"#;

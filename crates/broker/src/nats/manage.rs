@@ -125,10 +125,15 @@ async fn check(caller: &Caller, wanted: &StreamConfig) -> Result<StreamInfo, Fai
     };
     let info = match caller.stream_info(&wanted.name).await {
         Err(failure) if failure.is_missing_stream() => {
-            let config = wanted.to_json();
-            return Err(refusal(format!(
-                "it does not exist; create it as {config}, or set history.manage_streams = true"
-            )));
+            return Err(refusal(match wanted.is_complete() {
+                true => {
+                    let config = wanted.to_json();
+                    format!("it does not exist; create it as {config}, or set history.manage_streams = true")
+                }
+                false => {
+                    "it does not exist; a node makes it (history.manage_streams = true), or its operator".to_owned()
+                }
+            }));
         }
         info => info?,
     };
@@ -137,7 +142,8 @@ async fn check(caller: &Caller, wanted: &StreamConfig) -> Result<StreamInfo, Fai
         return Ok(info);
     }
     let told = differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    Err(refusal(format!("{told}; change it, or set history.manage_streams = true")))
+    let ways = if wanted.is_complete() { ", or set history.manage_streams = true" } else { "" };
+    Err(refusal(format!("{told}; change it{ways}")))
 }
 
 /// Whether another attempt may succeed.

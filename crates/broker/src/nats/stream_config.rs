@@ -64,12 +64,20 @@ impl StreamConfig {
         if let Some(bytes) = options.max_bytes {
             fields.push(("max_bytes", json!(bytes)));
         }
+        if options.publish_only {
+            fields.clear();
+        }
         Self {
             name: subjects.stream(namespace),
             description: format!("history of the channels {namespace}:…, for Fanfare"),
             subjects: subjects.stream_subjects(namespace),
             fields,
         }
+    }
+
+    /// Whether it says all that a stream has to be created with; for a publisher it does not.
+    pub(super) fn is_complete(&self) -> bool {
+        !self.fields.is_empty()
     }
 
     /// To create it with.
@@ -204,6 +212,17 @@ mod tests {
         assert_eq!(wanted(&options).to_json(), expected);
         assert_eq!(wanted(&options).differences(&expected), []);
         assert_eq!(wanted(&HistoryOptions::default()).to_json()["max_bytes"], Value::Null);
+    }
+
+    #[test]
+    fn a_publisher_wants_its_subjects_only() {
+        let options = HistoryOptions { publish_only: true, ..HistoryOptions::default() };
+        let wanted = wanted(&options);
+        assert!(!wanted.is_complete());
+        let mut theirs = self::wanted(&HistoryOptions { replicas: 5, ..HistoryOptions::default() }).to_json();
+        assert_eq!(wanted.differences(&theirs), []);
+        theirs["subjects"] = json!(["rt.pub.*.project.>"]);
+        assert_eq!(wanted.differences(&theirs).len(), 1);
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
         replaceable: matches!(address, Address::RedisSentinel(_)),
         request_timeout: options.request_timeout,
     });
-    if let Err(error) = recorder.prepare(&publisher).await {
+    if let Err(error) = Box::pin(recorder.prepare(&publisher)).await {
         session.end();
         publisher.end();
         return Err(error);

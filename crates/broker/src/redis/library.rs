@@ -38,19 +38,27 @@ pub(super) async fn prepare(session: &Session, functions: &Functions, limit: Dur
 }
 
 /// What the server promises of its disk. Asked on every new connection, since it may be another server.
-pub(super) async fn durability(session: &Session, replaceable: bool, limit: Duration) -> Durability {
+///
+/// # Errors
+/// Where there is no answer. A refusal is one: then nothing is promised.
+pub(super) async fn durability(
+    session: &Session,
+    replaceable: bool,
+    limit: Duration,
+) -> Result<Durability, BrokerError> {
     if replaceable {
-        return Durability::Loose;
+        return Ok(Durability::Loose);
     }
     let words = vec!["GET", "appendonly", "appendfsync", "no-appendfsync-on-rewrite"];
     let asking = session.client.custom::<HashMap<String, String>, _>(command("CONFIG"), words);
     match answer(session, limit, asking).await {
-        Ok(settings) if is_durable(&settings) => Durability::Durable,
-        Ok(_) => Durability::Loose,
-        Err(error) => {
+        Ok(settings) if is_durable(&settings) => Ok(Durability::Durable),
+        Ok(_) => Ok(Durability::Loose),
+        Err(error @ BrokerError::Refused { .. }) => {
             tracing::info!(%error, "Redis does not say when it writes to its disk, so history begins anew when it restarts");
-            Durability::Unknown
+            Ok(Durability::Unknown)
         }
+        Err(error) => Err(error),
     }
 }
 

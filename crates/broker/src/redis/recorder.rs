@@ -34,9 +34,18 @@ impl Recorder {
             return Ok(());
         }
         library::prepare(session, &self.functions, self.request_timeout).await?;
-        let durability = library::durability(session, self.replaceable, self.request_timeout).await;
+        let durability = library::durability(session, self.replaceable, self.request_timeout).await?;
         session.remember_durability(durability);
         Ok(())
+    }
+
+    /// What could not be made ready when the connection was new, such as on a server that was loading its data, is made so
+    /// now: a call that does not know what the server promises would begin a new epoch for nothing.
+    async fn ready(&self, session: &Session) -> Result<(), BrokerError> {
+        if session.is_prepared() {
+            return Ok(());
+        }
+        Box::pin(self.prepare(session)).await.map_err(|error| unavailable(session, error))
     }
 
     /// Where it stands, once a replica has it too where there are any.
@@ -46,6 +55,7 @@ impl Recorder {
         publish: &Publish,
         retention: Retention,
     ) -> Result<Position, BrokerError> {
+        self.ready(session).await?;
         let call = self.functions.publish(publish, retention, session.durability());
         let appended = functions::parse_publish(self.call(session, call).await?).map_err(refused)?;
         if appended.replicas > 0 {
@@ -57,6 +67,7 @@ impl Recorder {
 
     pub(super) async fn history(&self, session: &Session, read: &HistoryRead) -> Result<HistoryPage, BrokerError> {
         let retention = self.retention(&read.channel)?;
+        self.ready(session).await?;
         let call = self.functions.history(read, retention, session.durability());
         functions::parse_history(self.call(session, call).await?, read.range).map_err(refused)
     }
@@ -72,6 +83,7 @@ impl Recorder {
                 let retention = self.retention(channel)?;
                 Ok(self.functions.position(tenant, channel, retention, session.durability()))
             };
+            self.ready(session).await?;
             let calls = channels.iter().map(call).collect::<Result<Vec<_>, BrokerError>>()?;
             for answer in self.call_all(session, calls).await? {
                 standings.push(functions::parse_position(answer).map_err(refused)?);

@@ -131,6 +131,11 @@ impl Session {
         self.durability.get().copied().unwrap_or(Durability::Unknown)
     }
 
+    /// Whether the server was asked all that has to be known of it.
+    pub(super) fn is_prepared(&self) -> bool {
+        self.durability.get().is_some()
+    }
+
     /// The first that is told counts.
     pub(super) fn remember_durability(&self, durability: Durability) {
         let _ = self.durability.set(durability);

@@ -32,6 +32,7 @@ pub(super) fn read(reader: &mut Reader, namespaces: HashMap<Box<str>, Retention>
         replicas: reader.one_of("history.replicas", default.replicas, &REPLICAS),
         max_bytes: reader.optional_size("history.max_bytes", MIB..=1 << 50),
         dedupe_window: reader.duration("history.dedupe_window", default.dedupe_window, SECOND..=DAY),
+        publish_only: false,
     };
     check_streams(&history, &given, broker, reader);
     history

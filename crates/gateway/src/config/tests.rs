@@ -545,6 +545,7 @@ fn how_streams_are_kept_is_for_nats() {
             replicas: 3,
             max_bytes: Some(2 << 30),
             dedupe_window: Duration::from_secs(60),
+            publish_only: false,
         }
     );
     let elsewhere = load(history, &[("FANFARE_BROKER", "redis://user:hidden@redis")]).unwrap();

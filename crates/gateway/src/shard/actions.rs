@@ -37,6 +37,7 @@ impl Shard {
                 Action::Unsubscribe { topic } => self.unsubscribe(state, index, &topic),
                 Action::Publish(publish) => self.publish(state, index, now, publish),
                 Action::Send(message) => self.send(state, index, &message),
+                Action::Ping if state.connections[index].events.is_some() => self.send_heartbeat(state, index, now),
                 Action::Ping => self.send_frame(state, index, |out| encode::ping(b"", out)),
                 Action::Close { code, reason } => self.close(state, index, code, &reason),
             }
@@ -48,9 +49,13 @@ impl Shard {
         if state.connections[index].state != State::Open {
             return;
         }
-        self.send_frame(state, index, |out| {
-            encode::close(Some(code.as_u16()), &reason[..reason.floor_char_boundary(MAX_CLOSE_REASON_BYTES)], out);
-        });
+        if state.connections[index].events.is_some() {
+            self.send_farewell(state, index, code, reason);
+        } else {
+            self.send_frame(state, index, |out| {
+                encode::close(Some(code.as_u16()), &reason[..reason.floor_char_boundary(MAX_CLOSE_REASON_BYTES)], out);
+            });
+        }
         if state.connections[index].state != State::Open {
             return; // not even the close frame found room: closed as a slow consumer
         }
@@ -66,9 +71,14 @@ impl Shard {
         }
         state.metrics.closed(CloseCode::SlowConsumer);
         state.metrics.slow_consumers.increment(1);
-        state.frame.clear();
-        encode::close(Some(CloseCode::SlowConsumer.as_u16()), "outbox limit reached", &mut state.frame);
-        state.connections[index].outbox.finish_with(state.frame.as_slice().into());
+        if state.connections[index].events.is_some() {
+            // Nothing may follow an event that was begun: cut off it counts as not received, and the client comes back for it.
+            state.connections[index].outbox.drop_waiting();
+        } else {
+            state.frame.clear();
+            encode::close(Some(CloseCode::SlowConsumer.as_u16()), "outbox limit reached", &mut state.frame);
+            state.connections[index].outbox.finish_with(state.frame.as_slice().into());
+        }
         self.end_session(state, index);
         self.begin_closing(state, index);
     }
@@ -208,10 +218,14 @@ impl Shard {
     /// Puts a reply or push into the outbox.
     fn send(&self, state: &mut ShardState, index: usize, message: &ServerMessage) {
         state.metrics.told(message);
-        let variant = state.connections[index].variant;
-        state.frame.clear();
-        encode_message(variant, message, &mut state.deflater, &mut state.frame);
-        self.push_frame(state, index);
+        if state.connections[index].events.is_some() {
+            self.send_to_stream(state, index, message);
+        } else {
+            let variant = state.connections[index].variant;
+            state.frame.clear();
+            encode_message(variant, message, &mut state.deflater, &mut state.frame);
+            self.push_frame(state, index);
+        }
     }
 
     /// Puts a frame into the outbox.
@@ -221,7 +235,7 @@ impl Shard {
         self.push_frame(state, index);
     }
 
-    fn push_frame(&self, state: &mut ShardState, index: usize) {
+    pub(super) fn push_frame(&self, state: &mut ShardState, index: usize) {
         let pushed = state.connections[index].push(state.frame.as_slice().into(), self.outbox_limits());
         if pushed.is_err() {
             self.close_slow_consumer(state, index);

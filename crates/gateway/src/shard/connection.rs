@@ -15,13 +15,14 @@ use super::{
     Shard,
     aside::Aside,
     outbox::{Outbox, OutboxLimits, Overflow, Piece},
+    streaming::EventStream,
 };
 use crate::{encoding::Variant, hub::message::ConnectionId, websocket::Parser};
 
 /// See the module. What a delivery touches stands first.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) stream: TcpStream,
+    pub(super) transport: Transport,
     pub(super) outbox: Outbox,
     pub(super) variant: Variant,
     /// It stands in the shard's list of connections to write.
@@ -42,6 +43,17 @@ pub(super) struct Connection {
     pub(super) session: Option<Box<Session>>,
     /// What it gets that others do not; nearly always nothing.
     pub(super) aside: Option<Box<Aside>>,
+    /// Only where it is a stream of server-sent events.
+    pub(super) events: Option<Box<EventStream>>,
+}
+
+/// Where a connection's bytes go.
+#[derive(Debug)]
+pub(super) enum Transport {
+    /// Its own socket.
+    Tcp(TcpStream),
+    /// The body of an answer over HTTP/2, which takes them from the outbox; its waker is the connection's.
+    Body,
 }
 
 /// How far the connection has come.
@@ -68,14 +80,14 @@ pub(super) enum Flushed {
 
 impl Connection {
     pub(super) fn new(
-        stream: TcpStream,
+        transport: Transport,
         variant: Variant,
         generation: u32,
         parser: Parser,
         session: Box<Session>,
     ) -> Self {
         Self {
-            stream,
+            transport,
             outbox: Outbox::default(),
             variant,
             dirty: false,
@@ -89,6 +101,7 @@ impl Connection {
             parser,
             session: Some(session),
             aside: None,
+            events: None,
         }
     }
 
@@ -102,10 +115,11 @@ impl Connection {
 
     /// Writes what waits, as far as the socket takes it. `written` counts the bytes.
     pub(super) fn flush(&mut self, written: &mut u64) -> Flushed {
+        let Transport::Tcp(stream) = &self.transport else { return self.offer() };
         while !self.outbox.is_empty() {
             let result = match self.outbox.single() {
-                Some(piece) => self.stream.try_write(piece),
-                None => self.stream.try_write_vectored(&self.outbox.pieces()),
+                Some(piece) => stream.try_write(piece),
+                None => stream.try_write_vectored(&self.outbox.pieces()),
             };
             match result {
                 Ok(count) => {
@@ -113,7 +127,8 @@ impl Connection {
                     *written += count as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.register_for_room() {
+                    self.blocked = true;
+                    if is_full(stream, self.waker.as_ref()) {
                         return Flushed::Blocked;
                     }
                 }
@@ -125,12 +140,18 @@ impl Connection {
         Flushed::Empty
     }
 
-    /// Has the connection's task woken once the socket takes more. `false` where it does already.
-    fn register_for_room(&mut self) -> bool {
-        self.blocked = true;
-        // Before its first poll the task has no waker; that poll writes.
-        let Some(waker) = &self.waker else { return true };
-        self.stream.poll_write_ready(&mut Context::from_waker(waker)).is_pending()
+    /// Has the body take what there is.
+    fn offer(&mut self) -> Flushed {
+        self.blocked = !self.outbox.is_empty();
+        self.wake();
+        if self.blocked { Flushed::Blocked } else { Flushed::Empty }
+    }
+
+    /// Wakes whoever has the connection.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
     }
 
     /// Keeps the task's waker for [`wake`](Self::wake) and for the socket.
@@ -143,10 +164,17 @@ impl Connection {
     /// Ends the connection: its task removes it.
     pub(super) fn kill(&mut self) {
         self.state = State::Dead;
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
+        // A body may have to wait for a client that takes nothing; it has nothing to wait with.
+        self.outbox = Outbox::default();
+        self.wake();
     }
+}
+
+/// Has the connection's task woken once the socket takes more. `false` where it does already.
+fn is_full(stream: &TcpStream, waker: Option<&Waker>) -> bool {
+    // Before its first poll the task has no waker; that poll writes.
+    let Some(waker) = waker else { return true };
+    stream.poll_write_ready(&mut Context::from_waker(waker)).is_pending()
 }
 
 /// The task of a connection. It reads, and writes when the socket was full; everything else happens in ticks.

@@ -113,7 +113,7 @@ impl Shard {
         let catching_up = topic.history.as_ref().map_or_else(Vec::new, |history| history.catching_up.clone());
         let limits = self.outbox_limits();
         let mut pieces: [Option<Piece>; Variant::COUNT] = Default::default();
-        let mut slow = Vec::new();
+        let (mut slow, mut streams) = (Vec::new(), Vec::new());
         for index in catching_up {
             let items = publications.iter().cloned().map(Item::Publication);
             if items.into_iter().any(|item| self.put_aside(state, index, slot, item).is_err()) {
@@ -129,6 +129,10 @@ impl Shard {
                 }
                 continue;
             }
+            if connection.variant == Variant::Sse {
+                streams.push(*index);
+                continue;
+            }
             let piece = pieces[connection.variant as usize]
                 .get_or_insert_with(|| join(&publications, connection.variant, &mut state.deflater, &mut state.frame));
             if connection.push(piece.clone(), limits).is_err() {
@@ -138,10 +142,11 @@ impl Shard {
                 state.dirty.push_back(*index);
             }
         }
-        state.metrics.delivered(publications.len() * (subscribers.len() + behind - slow.len()));
+        state.metrics.delivered(publications.len() * (subscribers.len() + behind - slow.len() - streams.len()));
         if let Some(topic) = state.topics.get_mut(slot) {
             topic.subscribers = subscribers;
         }
+        self.deliver_to_streams(state, &streams, &publications);
         for index in slow {
             self.close_slow_consumer(state, index as usize);
         }
@@ -198,6 +203,10 @@ impl Shard {
                     if conflate(connection, *slot, one, &state.metrics).is_err() {
                         slow.push(index as usize);
                     }
+                    continue;
+                }
+                if connection.variant == Variant::Sse {
+                    self.deliver_to_streams(state, &[index], std::slice::from_ref(publication));
                     continue;
                 }
                 let piece = pieces[connection.variant as usize]
@@ -341,9 +350,7 @@ impl Shard {
                 state.metrics.gone(was == State::Open);
             }
             // The close frame is out: nothing follows it. The client's answer, or the end of its patience, ends the rest.
-            (Flushed::Empty, State::Closing(_)) => {
-                let _ = socket2::SockRef::from(&connection.stream).shutdown(std::net::Shutdown::Write);
-            }
+            (Flushed::Empty, State::Closing(_)) => connection.transport.finish(),
             _ => {}
         }
     }

@@ -12,6 +12,8 @@ mod metrics;
 mod outbox;
 mod reading;
 mod recovery;
+mod stream_body;
+mod streaming;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -29,7 +31,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use fanfare_session::{Handshake, Session, SessionConfig, SessionId};
+use fanfare_session::{Handshake, Session, SessionConfig, SessionId, Time};
 use tokio::{net::TcpStream, runtime::Handle, sync::mpsc};
 use tokio_util::task::TaskTracker;
 
@@ -46,13 +48,15 @@ use crate::{
     publishing::ClientPublish,
     websocket::{Deflater, Parser, Scratch},
 };
-use connection::{Connection, ConnectionTask, State};
+use connection::{Connection, ConnectionTask, State, Transport};
 use metrics::ShardMetrics;
 use outbox::OutboxLimits;
 use topics::ShardTopics;
 use wheel::Wheel;
 
-pub(crate) use thread::{ShardHandle, ShardThread};
+pub(crate) use stream_body::{Chunk, Opened, StreamBody};
+pub(crate) use streaming::StreamOpening;
+pub(crate) use thread::{InHandshake, ShardHandle, ShardThread};
 
 /// What a shard is given. The same for all shards, but for number and inbox.
 #[derive(Clone)]
@@ -150,16 +154,37 @@ impl Shard {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         let now = self.context.clock.now();
-        let session = Session::new(self.context.session_config.clone(), SessionId(rand::random()), now);
         let parser = Parser::new(self.context.message_bytes, variant.deflates());
+        let id = self.admit(state, Transport::Tcp(stream), variant, parser, now);
+        let index = id.index as usize;
+        self.begin_session(state, index, handshake, now);
+        self.take_input(state, index, &mut unread, now);
+        self.write(state, index);
+        self.arm(state, index);
+        tokio::task::spawn_local(ConnectionTask { shard: self.clone(), id });
+    }
+
+    /// Gives a connection its place and its session.
+    fn admit(
+        &self,
+        state: &mut ShardState,
+        transport: Transport,
+        variant: Variant,
+        parser: Parser,
+        now: Time,
+    ) -> ConnectionId {
+        let session = Session::new(self.context.session_config.clone(), SessionId(rand::random()), now);
         let generation = state.next_generation;
         state.next_generation = generation.wrapping_add(1);
-        let connection = Connection::new(stream, variant, generation, parser, Box::new(session));
+        let connection = Connection::new(transport, variant, generation, parser, Box::new(session));
         let index = state.connections.insert(connection);
-        let id = ConnectionId { index: u32::try_from(index).expect("file descriptors are fewer"), generation };
         state.metrics.connected();
         self.context.connections.fetch_add(1, Ordering::Relaxed);
+        ConnectionId { index: u32::try_from(index).expect("file descriptors are fewer"), generation }
+    }
 
+    /// Hands the session what the handshake brought, and carries out what it asks for.
+    fn begin_session(&self, state: &mut ShardState, index: usize, handshake: Handshake, now: Time) {
         if let Some(session) = state.session(index) {
             session.handle_handshake(now, handshake);
         }
@@ -167,10 +192,6 @@ impl Shard {
             session.handle_drain(now, delivery::spread(reconnect_after_ms));
         }
         self.carry_out(state, index, now);
-        self.take_input(state, index, &mut unread, now);
-        self.write(state, index);
-        self.arm(state, index);
-        tokio::task::spawn_local(ConnectionTask { shard: self.clone(), id });
     }
 
     /// The body of [`ConnectionTask`].

@@ -1,6 +1,6 @@
 //! What waits to be written to one connection: shared frames, ready to write, bounded in bytes and pieces.
 
-use std::{collections::VecDeque, io::IoSlice, rc::Rc};
+use std::{collections::VecDeque, io::IoSlice, ops::Range, rc::Rc};
 
 use smallvec::SmallVec;
 
@@ -69,13 +69,18 @@ impl Outbox {
         Ok(())
     }
 
-    /// Drops all that has not been begun and puts `last` behind the rest: for a close that is not to wait for it.
-    pub(crate) fn finish_with(&mut self, last: Piece) {
+    /// Drops all that has not been begun.
+    pub(crate) fn drop_waiting(&mut self) {
         self.rest = None;
         if self.written == 0 {
             self.head = None;
         }
         self.bytes = self.head.as_ref().map_or(0, |head| head.len() as u32);
+    }
+
+    /// The same, and puts `last` behind the rest: for a close that is not to wait for it.
+    pub(crate) fn finish_with(&mut self, last: Piece) {
+        self.drop_waiting();
         let unlimited = OutboxLimits { bytes: usize::MAX, pieces: usize::MAX };
         // A head and one control frame are far below what a u32 counts.
         let _ = self.push(last, unlimited);
@@ -94,6 +99,15 @@ impl Outbox {
         let head = self.head.iter().map(|head| IoSlice::new(&head[self.written as usize..]));
         let rest = self.rest.iter().flat_map(|rest| rest.iter()).map(|piece| IoSlice::new(piece));
         head.chain(rest).take(PIECES_PER_WRITE).collect()
+    }
+
+    /// Takes up to so many bytes of the first piece, as written.
+    pub(crate) fn take(&mut self, max: usize) -> Option<(Piece, Range<usize>)> {
+        let head = self.head.clone()?;
+        let start = self.written as usize;
+        let range = start..head.len().min(start + max);
+        self.advance(range.len());
+        Some((head, range))
     }
 
     /// Takes away what was written.
@@ -178,6 +192,16 @@ mod tests {
         outbox.push(piece("abc"), LIMITS).unwrap();
         outbox.finish_with(piece("!"));
         assert_eq!(content(&outbox), b"!");
+    }
+
+    #[test]
+    fn a_piece_is_taken_in_parts() {
+        let mut outbox = Outbox::default();
+        outbox.push(piece("abcde"), LIMITS).unwrap();
+        outbox.push(piece("f"), LIMITS).unwrap();
+        let mut take = || outbox.take(3).map(|(piece, range)| String::from_utf8(piece[range].to_vec()).unwrap());
+        assert_eq!([take(), take(), take(), take()], [Some("abc".into()), Some("de".into()), Some("f".into()), None]);
+        assert!(outbox.is_empty() && outbox.bytes() == 0);
     }
 
     proptest! {

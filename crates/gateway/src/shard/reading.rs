@@ -9,7 +9,10 @@ use fanfare_protocol::{ClientMessage, CloseCode, DecodeError, Dialect, json, msg
 use fanfare_session::Time;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
-use super::{Shard, ShardState, connection::State};
+use super::{
+    Shard, ShardState,
+    connection::{State, Transport},
+};
 use crate::{
     limits::READS_PER_TURN,
     websocket::{Event, Parser, ProtocolError, encode},
@@ -30,9 +33,11 @@ impl Shard {
                 cx.waker().wake_by_ref();
                 break;
             }
+            // What a body belongs to is read by hyper.
+            let Transport::Tcp(stream) = &mut connection.transport else { break };
             reads += 1;
             let mut unfilled = ReadBuf::new(&mut buffer);
-            match Pin::new(&mut connection.stream).poll_read(cx, &mut unfilled) {
+            match Pin::new(stream).poll_read(cx, &mut unfilled) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) if !unfilled.filled().is_empty() => {
                     let now = self.context.clock.now();
@@ -53,8 +58,8 @@ impl Shard {
 
     /// Parses input and hands every message to the session.
     pub(super) fn take_input(&self, state: &mut ShardState, index: usize, mut input: &mut [u8], now: Time) {
-        if input.is_empty() {
-            return;
+        if input.is_empty() || state.connections[index].events.is_some() {
+            return; // a client of server-sent events has nothing to say
         }
         if let Some(session) = state.session(index) {
             session.handle_activity(now);

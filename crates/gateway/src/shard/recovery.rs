@@ -91,7 +91,13 @@ impl Shard {
     ) {
         let Some(index) = state.place(connection) else { return self.drop_if_unused(state, slot) };
         let Recovery { mut position, recovered, publications } = recovery;
-        let room = (self.context.outbox_bytes / 2).saturating_sub(state.connections[index].outbox.bytes());
+        let own = &state.connections[index];
+        // A stream gets all of it as events: each says where the client is to come back.
+        let is_stream = own.events.is_some();
+        let room = match is_stream {
+            true => 0,
+            false => (self.context.outbox_bytes / 2).saturating_sub(own.outbox.bytes()),
+        };
         let (first, rest) = publications.split_at(fitting(&publications, room));
         if let Some(next) = rest.first().and_then(|publication| publication.position.as_ref()) {
             let last = first.last().and_then(|publication| publication.position.as_ref());
@@ -99,7 +105,8 @@ impl Shard {
         }
         state.metrics.delivered(first.len());
         let first = first.iter().map(|publication| publication.recorded().clone()).collect();
-        let granted = Granted { position: Some(position), recovered, publications: Some(first) };
+        let position = (!is_stream || rest.is_empty()).then_some(position);
+        let granted = Granted { position, recovered, publications: Some(first) };
         self.handle_completion(state, connection, op, Completion::Subscribed(Ok(granted)));
         // Its outbox may have been too small for the reply.
         if state.session(index).is_none() {
@@ -192,6 +199,9 @@ impl Shard {
     }
 
     fn push_publications(&self, state: &mut ShardState, index: usize, publications: &[Arc<EncodedPublication>]) {
+        if state.connections[index].events.is_some() {
+            return self.deliver_to_streams(state, &[index as u32], publications);
+        }
         let variant = state.connections[index].variant;
         let piece = super::delivery::join(publications, variant, &mut state.deflater, &mut state.frame);
         state.metrics.delivered(publications.len());

@@ -39,11 +39,30 @@ pub(crate) struct ShardHandle {
 }
 
 /// A socket whose handshake is not done, as it is counted.
-struct InHandshake(Arc<AtomicUsize>);
+pub(crate) struct InHandshake {
+    count: Arc<AtomicUsize>,
+    counted: bool,
+}
+
+impl InHandshake {
+    /// One that was counted when it was accepted.
+    fn accepted(count: Arc<AtomicUsize>) -> Self {
+        Self { count, counted: true }
+    }
+
+    /// Whether it is to be counted from now on: a socket for many streams is in its handshake whenever it has none.
+    pub(crate) fn set(&mut self, counted: bool) {
+        match (std::mem::replace(&mut self.counted, counted), counted) {
+            (false, true) => self.count.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.count.fetch_sub(1, Ordering::Relaxed),
+            _ => return,
+        };
+    }
+}
 
 impl Drop for InHandshake {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.set(false);
     }
 }
 
@@ -103,7 +122,8 @@ impl ShardThread {
         std::thread::Builder::new().name(format!("shard-{}", context.id.0)).spawn(move || {
             let _alive = alive;
             let shard = Shard::new(context);
-            let serve = move |shard: &Rc<Shard>, socket| serve(shard, socket, &http, InHandshake(handshakes.clone()));
+            let serve =
+                move |shard: &Rc<Shard>, socket| serve(shard, socket, &http, InHandshake::accepted(handshakes.clone()));
             LocalSet::new().block_on(&runtime, run(shard, inbox, sockets, serve, cancelled));
             let _ = end.send(());
         })?;
@@ -179,11 +199,7 @@ async fn write_all(shard: &Shard) {
 fn serve(shard: &Rc<Shard>, socket: StdTcpStream, http: &Arc<PublicHttp>, in_handshake: InHandshake) {
     match TcpStream::from_std(socket) {
         Ok(stream) => {
-            let serving = http.clone().serve(shard.clone(), stream);
-            tokio::task::spawn_local(async move {
-                serving.await;
-                drop(in_handshake);
-            });
+            tokio::task::spawn_local(http.clone().serve(shard.clone(), stream, in_handshake));
         }
         Err(error) => warn!(%error, "an accepted socket could not be registered"),
     }

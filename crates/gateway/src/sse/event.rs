@@ -2,10 +2,6 @@
 
 use std::borrow::Cow;
 
-use fanfare_protocol::{Epoch, Position};
-
-use super::Positions;
-
 /// The media type of the stream.
 pub(crate) const CONTENT_TYPE: &str = "text/event-stream";
 
@@ -14,6 +10,9 @@ pub(crate) const HEARTBEAT: &[u8] = b":\n\n";
 
 /// How every delivery and every push begins.
 const NAME_FIELD: &[u8] = br#"{"event":"#;
+
+/// What follows the name in a delivery.
+const CHANNEL_FIELD: &[u8] = br#","channel":"#;
 
 /// The name where an object has none; browsers take it for events without a name.
 const UNNAMED: &str = "message";
@@ -36,22 +35,17 @@ pub(crate) fn write_event(json: &[u8], out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// The same with the positions that the client is to come back with.
-pub(crate) fn write_event_with_id(positions: &Positions, json: &[u8], out: &mut Vec<u8>) {
-    positions.write_id(out);
-    write_event(json, out);
-}
-
 /// Appends how long the client is to wait before it reconnects. No event comes of it.
 pub(crate) fn write_retry(millis: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(format!("retry: {millis}\n\n").as_bytes());
 }
 
-/// The position of a publication on a channel with history, from the end of what `Delivery::write_json` wrote.
-pub(crate) fn position_of_publication(json: &str) -> Option<Position> {
-    let (rest, epoch) = json.strip_suffix("\"}")?.rsplit_once(r#","epoch":""#)?;
-    let (_, offset) = rest.rsplit_once(r#","offset":"#)?;
-    Some(Position { offset: offset.parse().ok()?, epoch: Epoch::parse(epoch).ok()? })
+/// The channel of a publication, from what `Delivery::write_json` wrote: its name follows the event's.
+pub(crate) fn channel_of_publication(json: &[u8]) -> Option<&str> {
+    let event = json.strip_prefix(NAME_FIELD)?;
+    let rest = event[string_literal(event)?.len()..].strip_prefix(CHANNEL_FIELD)?;
+    // No character of a channel has to be escaped.
+    std::str::from_utf8(string_literal(rest)?).ok()?.get(1..).and_then(|name| name.strip_suffix('"'))
 }
 
 fn write_data(line: &[u8], out: &mut Vec<u8>) {
@@ -86,7 +80,7 @@ fn string_literal(text: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use fanfare_protocol::{Body, Channel, Delivery};
+    use fanfare_protocol::{Body, Delivery};
     use proptest::prelude::*;
 
     use super::*;
@@ -153,30 +147,19 @@ mod tests {
         assert_eq!(read(std::str::from_utf8(&out).unwrap()), []);
     }
 
-    #[test]
-    fn an_event_with_an_id_says_all_positions() {
-        let channels = vec![Channel::parse("a:1").unwrap(), Channel::parse("b:1").unwrap()];
-        let positions = Positions::new(channels, Some("1;e.1,f.2")).unwrap();
-        let mut out = Vec::new();
-        write_event_with_id(&positions, br#"{"event":"x"}"#, &mut out);
-        assert_eq!(out, b"id: 1;e.1,f.2\nevent: x\ndata: {\"event\":\"x\"}\n\n");
-    }
-
-    fn delivered(envelope: String, position: Option<&Position>) -> String {
+    fn delivered(envelope: String) -> String {
         let body = Body::new(envelope);
         let envelope = body.envelope(1 << 20).unwrap();
         let mut out = Vec::new();
-        Delivery { envelope: &envelope, channel: "a:b", timestamp: 1, position }.write_json(&mut out);
+        Delivery { envelope: &envelope, channel: "a:b", timestamp: 1, position: None }.write_json(&mut out);
         String::from_utf8(out).unwrap()
     }
 
     #[test]
-    fn a_position_is_only_the_nodes_own() {
-        let position = Position { offset: 41, epoch: Epoch::parse("e-1_A").unwrap() };
-        let envelope = r#"{"event":"x","data":{"a":1,"offset":7,"epoch":"z"},"key":",\"offset\":7,\"epoch\":\"z"}"#;
-        assert_eq!(position_of_publication(&delivered(envelope.into(), Some(&position))), Some(position));
-        assert_eq!(position_of_publication(&delivered(envelope.into(), None)), None);
-        assert_eq!(position_of_publication(r#"{"event":"x"}"#), None);
+    fn the_channel_of_a_publication_is_the_one_that_it_was_published_on() {
+        let json = delivered(r#"{"event":"x\\\",\"channel\":\"z","data":{"channel":"z"}}"#.into());
+        assert_eq!(channel_of_publication(json.as_bytes()), Some("a:b"), "{json}");
+        assert_eq!(channel_of_publication(br#"{"event":"system:error","data":{}}"#), None);
     }
 
     proptest! {
@@ -190,7 +173,7 @@ mod tests {
             let text_json = serde_json::to_string(&text).unwrap();
             let envelope = format!("{{\"event\":{name_json},\"data\":[{space}{text_json}{space}]}}");
             prop_assume!(!name.starts_with("system:"));
-            let json = delivered(envelope, None);
+            let json = delivered(envelope);
             let stream = written(&json);
             let events = read(&stream);
             prop_assert_eq!(events.len(), 1, "{}", stream);

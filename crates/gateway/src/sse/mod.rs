@@ -5,8 +5,6 @@ mod event;
 mod positions;
 mod request;
 
-pub(crate) use event::{
-    CONTENT_TYPE, HEARTBEAT, position_of_publication, write_event, write_event_with_id, write_retry,
-};
+pub(crate) use event::{CONTENT_TYPE, HEARTBEAT, channel_of_publication, write_event, write_retry};
 pub(crate) use positions::{MalformedId, Positions};
 pub(crate) use request::{Opening, RequestError};

@@ -25,21 +25,23 @@ pub(crate) enum RequestError {
     Pattern(String),
     #[error("{name:?} is no channel: {error}")]
     Name { name: String, error: NameError },
-    #[error("rewind={0:?} is no number of publications")]
-    Rewind(String),
+    #[error("rewind={value:?} is no number of publications from 0 to {max}")]
+    Rewind { value: String, max: usize },
     #[error(transparent)]
     Id(#[from] MalformedId),
 }
 
 impl Opening {
     /// Reads the pairs of a query, and the header `Last-Event-ID`, which goes before `lastEventId` of the query: a page
-    /// that reconnects by hand may give the one, and the browser then goes on with the other.
+    /// that reconnects by hand may give the one, and the browser then goes on with the other. `max_rewind` is the most
+    /// publications that may be asked for.
     ///
     /// # Errors
     /// [`RequestError`] says what is allowed.
     pub(crate) fn parse<'a>(
         query: impl Iterator<Item = (&'a str, &'a str)>,
         last_event_id: Option<&str>,
+        max_rewind: usize,
     ) -> Result<Self, RequestError> {
         let mut names: Vec<&str> = Vec::new();
         let mut rewind = 0;
@@ -47,7 +49,10 @@ impl Opening {
         for (name, value) in query {
             match name {
                 "channels" => names.extend(value.split(',').filter(|name| !name.is_empty())),
-                "rewind" => rewind = value.parse().map_err(|_| RequestError::Rewind(cut(value)))?,
+                "rewind" => {
+                    let allowed = value.parse().ok().filter(|rewind: &u32| *rewind as usize <= max_rewind);
+                    rewind = allowed.ok_or_else(|| RequestError::Rewind { value: cut(value), max: max_rewind })?;
+                }
                 "lastEventId" => id = Some(value),
                 _ => {}
             }
@@ -103,7 +108,7 @@ mod tests {
     use super::*;
 
     fn parse(query: &[(&'static str, &str)], id: Option<&str>) -> Result<Opening, RequestError> {
-        Opening::parse(query.iter().copied(), id)
+        Opening::parse(query.iter().copied(), id, 1_000)
     }
 
     fn refused(query: &[(&'static str, &str)], id: Option<&str>) -> String {
@@ -143,10 +148,10 @@ mod tests {
         let pattern = "a:* is a pattern; a stream of server-sent events takes channels only";
         assert_eq!(refused(&[("channels", "b:1,a:*")], None), pattern);
         assert!(refused(&[("channels", "a:b c")], None).starts_with("\"a:b c\" is no channel: "));
-        for rewind in ["x", "-1", "4294967296", ""] {
+        for rewind in ["x", "-1", "1001", "4294967296", ""] {
             assert_eq!(
                 refused(&[("channels", "a:1"), ("rewind", rewind)], None),
-                format!("rewind={rewind:?} is no number of publications")
+                format!("rewind={rewind:?} is no number of publications from 0 to 1000")
             );
         }
         assert!(refused(&[("channels", "a:1")], Some("1;a.1,b.1")).starts_with("the last event id"));

@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod cli_publish;
+mod cli_redis_functions;
 mod cli_subscribe;
 mod cli_token;
 mod command;
+mod history;
 mod http;
 mod nats;
 mod node;

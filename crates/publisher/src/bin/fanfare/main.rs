@@ -5,6 +5,7 @@ mod lines;
 mod output;
 mod positions;
 mod publish;
+mod redis_functions;
 mod subscribe;
 mod token;
 
@@ -25,8 +26,15 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Publish(publish::Arguments),
+    RedisFunctions(redis_functions::Arguments),
     Subscribe(subscribe::Arguments),
     Token(token::Arguments),
+}
+
+/// What needs a runtime.
+enum Networked {
+    Publish(publish::Arguments),
+    Subscribe(subscribe::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -44,19 +52,23 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<(), Failed> {
-    if let Command::Token(arguments) = command {
-        install_crypto_provider();
-        return token::run(&arguments);
-    }
+    let command = match command {
+        Command::RedisFunctions(redis_functions::Arguments {}) => return redis_functions::run(),
+        Command::Token(arguments) => {
+            install_crypto_provider();
+            return token::run(&arguments);
+        }
+        Command::Publish(arguments) => Networked::Publish(arguments),
+        Command::Subscribe(arguments) => Networked::Subscribe(arguments),
+    };
     install_crypto_provider();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failed::other(format!("the runtime cannot start: {error}")))?;
     match command {
-        Command::Publish(arguments) => runtime.block_on(publish::run(arguments)),
-        Command::Subscribe(arguments) => runtime.block_on(subscribe::run(arguments)),
-        Command::Token(_) => unreachable!("it was run above"),
+        Networked::Publish(arguments) => runtime.block_on(publish::run(arguments)),
+        Networked::Subscribe(arguments) => runtime.block_on(subscribe::run(arguments)),
     }
 }
 
