@@ -6,7 +6,7 @@ use async_nats::{Client, Message, Subscriber};
 use futures_util::StreamExt as _;
 use tokio::{
     sync::mpsc,
-    time::{Duration, Instant, sleep_until},
+    time::{Duration, Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,10 @@ use crate::BrokerError;
 
 /// Between two looks at streams that could not be looked at.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Before a stream is made anew: a server goes on clearing a deleted one away when it has told of it, and 2.9 then takes files
+/// of the new one with it.
+const CLEARING: Duration = Duration::from_millis(500);
 
 const ADVISORIES: &str = "$JS.EVENT.ADVISORY.STREAM.";
 
@@ -111,6 +115,7 @@ impl Keeper {
         let info = match caller.stream_info(stream.name()).await {
             Err(failure) if failure.is_missing_stream() && self.streams.managed => {
                 tracing::warn!(stream = stream.name(), "the stream is gone and is made anew");
+                sleep(CLEARING).await;
                 manage::prepare_stream(caller, stream, true).await?
             }
             info => info?,

@@ -460,7 +460,8 @@ async fn no_acknowledged_publication_is_lost_with_a_leader() {
     }
     for reader in [&node, &publisher] {
         let page = wait_for("a page", SOON, async || {
-            reader.read("a:b", HistoryRange::After(0), 10_000).await.ok().filter(|page| page.whole)
+            let page = reader.read("a:b", HistoryRange::After(0), 10_000).await;
+            page.ok().filter(|page| page.whole)
         })
         .await;
         let read: HashSet<u64> = offsets(&page).into_iter().collect();
