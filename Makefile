@@ -30,7 +30,7 @@ conformance: ## The whole Autobahn suite against our framing
 	tests/autobahn/run.sh all
 
 chaos: servers ## Nodes and brokers that fail for a minute each, and a reconnect storm of 10,000; shorter runs are among the tests
-	FANFARE_CHAOS_SECONDS=$(or $(CHAOS_SECONDS),60) FANFARE_STORM_CLIENTS=$(or $(STORM_CLIENTS),10000) \
+	CHAOS_SECONDS=$(or $(CHAOS_SECONDS),60) STORM_CLIENTS=$(or $(STORM_CLIENTS),10000) \
 		cargo test --locked -p fanfare-gateway --test e2e -- --nocapture --test-threads 1 recovery::chaos recovery::storm
 
 fuzz: ## A minute for each fuzz target

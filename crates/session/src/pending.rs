@@ -232,3 +232,32 @@ fn weight(command: &Command) -> usize {
     };
     size_of::<Command>() + heap
 }
+
+#[cfg(test)]
+mod tests {
+    use fanfare_protocol::{Epoch, Start};
+
+    use super::*;
+
+    #[test]
+    fn positions_weigh_what_they_hold() {
+        let epoch = "e".repeat(Epoch::BYTES);
+        let position = || Position { offset: 1, epoch: Epoch::parse(&epoch).unwrap() };
+        let weigh = |kind| weight(&Command { id: 1, kind });
+        let asked = |since| Asked { name: "log:a".into(), start: Start { since, rewind: 0 } };
+        let one = weigh(CommandKind::Subscribe(asked(None)));
+        assert_eq!(weigh(CommandKind::Subscribe(asked(Some(position())))), one + Epoch::BYTES);
+        let list = |since: Option<Position>| weigh(CommandKind::SubscribeMany { channels: vec![asked(since); 10] });
+        assert_eq!(list(Some(position())), list(None) + 10 * Epoch::BYTES);
+        assert!(list(None) > 10 * size_of::<Asked>());
+        let history = |range| {
+            let command = HistoryCommand { channel: "log:a".into(), range, limit: 1 };
+            weigh(CommandKind::History(Box::new(command)))
+        };
+        let newest = history(HistoryRange::Before(None));
+        assert!(newest > size_of::<Command>() + size_of::<HistoryCommand>());
+        for range in [HistoryRange::Since(position()), HistoryRange::Before(Some(position()))] {
+            assert_eq!(history(range), newest + Epoch::BYTES);
+        }
+    }
+}

@@ -387,3 +387,55 @@ fn the_brokers_history_is_checked_too() {
     let swapped = (1..=10).chain([12, 11]).collect();
     assert_finds(check(rules, swapped), &[(Kind::Disorder, 1)]);
 }
+
+/// Numbers by chance, the same for the same seed (xorshift).
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % end as u64) as usize
+    }
+}
+
+/// Sessions of any number and length, in which everything comes: some in the reply, the rest as pushes.
+fn faithful_by_chance(chance: &mut Chance) -> Vec<Step> {
+    let mut has = chance.below(4) as u64;
+    let mut steps = vec![Subscribe(None, None, vec![], has)];
+    while has < PUBLICATIONS {
+        let published = (has + chance.below(4) as u64).min(PUBLICATIONS);
+        steps.extend((has + 1..=published).map(Push));
+        if chance.below(2) == 0 {
+            let in_reply = (published + chance.below(4) as u64).min(PUBLICATIONS);
+            steps.extend([Cut, Subscribe(Some(published), Some(true), (published + 1..=in_reply).collect(), in_reply)]);
+            has = in_reply;
+        } else {
+            has = published;
+        }
+    }
+    steps
+}
+
+#[test]
+fn whatever_the_sessions_are_one_error_is_found_and_none_is_invented() {
+    for seed in 1..=500 {
+        let mut chance = Chance(seed);
+        let mut steps = faithful_by_chance(&mut chance);
+        check_with(Rules::default(), &steps).unwrap_or_else(|report| panic!("{seed}: {steps:?}\n{report}"));
+        let pushes: Vec<_> = (0..steps.len()).filter(|index| matches!(steps[*index], Push(_))).collect();
+        if pushes.is_empty() {
+            continue;
+        }
+        let index = pushes[chance.below(pushes.len())];
+        // Publication 5 had no answer, and the faithful client saw it all the same.
+        match chance.below(3) {
+            0 => drop(steps.remove(index)),
+            1 => steps.insert(index, steps[index].clone()),
+            _ if index + 1 < steps.len() && matches!(steps[index + 1], Push(_)) => steps.swap(index, index + 1),
+            _ => continue,
+        }
+        assert!(check_with(Rules::default(), &steps).is_err(), "{seed}: {steps:?}");
+    }
+}

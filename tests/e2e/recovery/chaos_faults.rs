@@ -188,6 +188,10 @@ impl Faults {
         let proxy = place.proxy.as_ref().expect("nodes of a broker have their proxies");
         proxy.pause();
         sleep(PARTED).await;
+        // What was on its way arrives late, or does not arrive at all.
+        if rng.bool() {
+            proxy.cut();
+        }
         proxy.resume();
         self.parted.store(usize::MAX, Ordering::Relaxed);
     }

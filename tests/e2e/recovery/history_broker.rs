@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::TENANT;
+use super::{TENANT, size_of};
 use crate::SOON;
 
 /// How long a publisher waits for an answer.
@@ -90,26 +90,10 @@ impl HistoryBroker {
         }
     }
 
-    /// Publishes so that the broker keeps the event, but tells no node of it: as when the server ends between the two.
+    /// Publishes to Redis so that it keeps the event, but tells no node of it: the function publishes where it is told to.
     pub(super) async fn publish_untold(&self, channel: &str, id: &str, data: &str) -> Accepted {
-        let answer = match self {
-            Self::Nats { client, .. } => {
-                let stream = stream_of(channel);
-                let mut config = stream_config(client, &stream).await;
-                let republish = config["republish"].take();
-                assert!(republish.is_object(), "the stream tells nobody at all");
-                config.as_object_mut().expect("it is an object").remove("republish");
-                update_stream(client, &stream, &config).await;
-                let answer = publish_to_nats(client, channel, id, envelope(id, data)).await;
-                config["republish"] = republish;
-                update_stream(client, &stream, &config).await;
-                answer
-            }
-            // The function publishes where it is told to.
-            Self::Redis { server } => {
-                publish_to_redis(server, channel, id, &envelope(id, data), "log:nobody-is-here").await
-            }
-        };
+        let Self::Redis { server } = self else { panic!("only Redis can be told where to publish") };
+        let answer = publish_to_redis(server, channel, id, &envelope(id, data), "log:nobody-is-here").await;
         answer.expect("the broker is there")
     }
 
@@ -146,11 +130,6 @@ impl fmt::Display for HistoryBroker {
     }
 }
 
-/// The stream of a channel's namespace.
-pub(super) fn stream_of(channel: &str) -> String {
-    format!("RT_{}", channel.split(':').next().expect("a channel has a namespace"))
-}
-
 /// An event with an id, whose data is a text.
 pub(super) fn envelope(id: &str, data: &str) -> String {
     json!({ "event": "tick", "id": id, "data": data }).to_string()
@@ -177,7 +156,7 @@ async fn publish_to_redis(
     let tag = format!("{{{TENANT}:{channel}}}");
     let (stream, meta, known) = (format!("rt:hist:{tag}"), format!("rt:meta:{tag}"), format!("rt:id:{tag}:{id}"));
     let live = format!("rt:live:{{{TENANT}:{live}}}");
-    let (size, ttl) = (super::SIZE.to_string(), "600000");
+    let (size, ttl) = (size_of(channel).to_string(), "600000");
     let keys = [stream.as_str(), &meta, &live, &known];
     let arguments = [body, &size, ttl, DEDUPE_WINDOW_MS, "1", ""];
     let words: Vec<_> = ["FCALL", "fanfare_v1_publish", "4"].into_iter().chain(keys).chain(arguments).collect();
@@ -194,18 +173,4 @@ async fn publish_to_redis(
         Ok(Ok(other)) => panic!("{other:?} instead of a position"),
         Ok(Err(_)) | Err(_) => Err(NoAnswer),
     }
-}
-
-async fn stream_config(client: &Client, stream: &str) -> serde_json::Value {
-    let answer = client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.expect("JetStream is there");
-    let mut info: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
-    assert!(info["config"].is_object(), "{info}");
-    info["config"].take()
-}
-
-async fn update_stream(client: &Client, stream: &str, config: &serde_json::Value) {
-    let subject = format!("$JS.API.STREAM.UPDATE.{stream}");
-    let answer = client.request(subject, config.to_string().into()).await.expect("JetStream is there");
-    let info: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
-    assert_eq!(info["config"]["republish"], config["republish"], "{info}");
 }

@@ -173,6 +173,12 @@ impl LogicalClient {
         self.asked.is_empty()
     }
 
+    /// Whether it is subscribed and stands at these offsets, or behind them.
+    pub(super) fn has_reached(&self, offsets: &HashMap<String, u64>) -> bool {
+        let stands = |channel: &String| self.log.position(channel).is_some_and(|own| own.offset >= offsets[channel]);
+        self.socket.is_some() && self.is_subscribed() && self.channels.iter().all(stands)
+    }
+
     /// What it received. A session that is open ends.
     pub(super) fn into_log(self) -> ClientLog {
         self.log

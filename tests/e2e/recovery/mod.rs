@@ -15,6 +15,7 @@ mod retention;
 mod scene;
 mod slow;
 mod storm;
+mod swallowing_proxy;
 mod untold;
 
 use fanfare_checker::Rules;
@@ -27,9 +28,19 @@ const TENANT: &str = "acme";
 /// What the namespace `log` retains of a channel, unless a test says otherwise: more than a test publishes.
 const SIZE: usize = 5_000;
 
-/// A node whose namespace `log` keeps history and may be read by anyone.
+/// What the namespace `short` retains: so little that a client that is away for a second or two misses some.
+const SHORT_SIZE: usize = 3;
+
+/// A node whose namespaces `log` and `short` keep history and may be read by anyone.
 fn node(broker: &str) -> NodeBuilder {
-    Node::builder(broker).set("namespaces.log.subscribe", "anyone").history("log", SIZE, "10m")
+    let node =
+        Node::builder(broker).set("namespaces.log.subscribe", "anyone").set("namespaces.short.subscribe", "anyone");
+    node.history("log", SIZE, "10m").history("short", SHORT_SIZE, "10m")
+}
+
+/// How many publications of a channel are retained.
+fn size_of(channel: &str) -> usize {
+    if channel.starts_with("short:") { SHORT_SIZE } else { SIZE }
 }
 
 /// What holds for the clients of such nodes.

@@ -1,6 +1,7 @@
 //! Publishers at a steady rate, each publication with an id, through the broker itself and through the API of any node.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -11,6 +12,7 @@ use std::{
 
 use fanfare_checker::PublisherLog;
 use fastrand::Rng;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::{
     task::JoinSet,
@@ -109,25 +111,33 @@ impl Publishing {
         }
     }
 
-    /// Publishes a mark on every channel; all are accepted.
-    pub(super) async fn mark(&self, channels: &[String], mark: &str) {
+    /// Publishes the same on every channel; all are accepted. Their offsets.
+    pub(super) async fn mark(&self, channels: &[String], mark: &str) -> HashMap<String, u64> {
         let marking = channels.iter().map(|channel| async move {
-            let rng = Rng::with_seed(channel.len() as u64);
-            assert!(self.publish(channel, mark, mark, true, rng).await, "{mark} was not accepted on {channel}");
+            let accepted = self.publish(channel, mark, mark, true, Rng::with_seed(0)).await;
+            let Accepted { offset, .. } = accepted.unwrap_or_else(|| panic!("{mark} was not accepted on {channel}"));
+            (channel.clone(), offset)
         });
-        futures_util::future::join_all(marking).await;
+        join_all(marking).await.into_iter().collect()
     }
 
-    /// Publishes once, or again until it is accepted; whether it was.
-    pub(super) async fn publish(&self, channel: &str, id: &str, data: &str, again: bool, mut rng: Rng) -> bool {
+    /// Publishes once, or again until it is accepted.
+    pub(super) async fn publish(
+        &self,
+        channel: &str,
+        id: &str,
+        data: &str,
+        again: bool,
+        mut rng: Rng,
+    ) -> Option<Accepted> {
         let deadline = Instant::now() + 2 * SOON;
         self.log().attempted(self.clock.elapsed(), channel, id, data);
         let mut open = false;
         loop {
             match self.send(channel, id, data, &mut rng).await {
-                Answer::Accepted(Accepted { offset, epoch }) => {
-                    self.log().accepted(channel, id, offset, epoch.as_deref());
-                    return true;
+                Answer::Accepted(accepted) => {
+                    self.log().accepted(channel, id, accepted.offset, accepted.epoch.as_deref());
+                    return Some(accepted);
                 }
                 // An earlier try may have been published all the same.
                 Answer::Refused if !open => self.log().refused(channel, id),
@@ -135,7 +145,7 @@ impl Publishing {
                 Answer::Unknown => open = true,
             }
             if !again || Instant::now() > deadline {
-                return false;
+                return None;
             }
             sleep(RETRY_AFTER).await;
             self.log().attempted(self.clock.elapsed(), channel, id, data);

@@ -74,6 +74,12 @@ impl Kind {
 }
 
 impl Scene {
+    /// A node that reaches the broker by this URL.
+    pub(super) async fn on(broker: HistoryBroker, url: &str) -> Self {
+        let node = node(url).start().await;
+        Self { node, broker: Some(broker), clock: Instant::now(), log: PublisherLog::new() }
+    }
+
     /// The broker, where it is none inside the node.
     pub(super) fn broker(&self) -> &HistoryBroker {
         self.broker.as_ref().expect(OWN_BROKER)
@@ -115,13 +121,12 @@ impl Scene {
         accepted.offset
     }
 
-    /// Publishes so that no node is told.
-    pub(super) async fn publish_untold(&mut self, channel: &str, id: &str, data: &str) -> u64 {
+    /// Publishes to Redis so that no node is told.
+    pub(super) async fn publish_untold(&mut self, channel: &str, id: &str, data: &str) {
         let broker = self.broker.as_ref().expect(OWN_BROKER);
         self.log.attempted(self.clock.elapsed(), channel, id, data);
         let accepted = broker.publish_untold(channel, id, data).await;
         self.log.accepted(channel, id, accepted.offset, accepted.epoch.as_deref());
-        accepted.offset
     }
 
     /// A client that is connected.

@@ -26,7 +26,7 @@ use crate::{MACHINE, node::Node};
 const CHANNEL: &str = "log:storm";
 
 /// How many clients there are; [`CLIENTS`] where it is not set.
-const CLIENTS_VARIABLE: &str = "FANFARE_STORM_CLIENTS";
+const CLIENTS_VARIABLE: &str = "STORM_CLIENTS";
 const CLIENTS: usize = 2_000;
 
 /// Published while nobody is there.

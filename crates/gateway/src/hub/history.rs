@@ -22,9 +22,9 @@ use super::{
     message::{Recoverer, Recovery, ShardMessage},
     timeline::{Answer, Effect, Entry, Failed, Page, Read, Timeline, TimelineConfig},
     topics::{InterestState, TopicState},
-    unix_millis,
 };
 use crate::{
+    clock::unix_millis,
     encoding::EncodedPublication,
     limits::{POSITION_CALLS, POSITIONS_PER_CALL, RING_AGE},
 };

@@ -14,7 +14,7 @@ mod topics;
 use std::{
     collections::VecDeque,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use fanfare_broker::{
@@ -36,7 +36,7 @@ use metrics::HubMetrics;
 use topics::{InterestState, TopicState, TopicTable};
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, unix_millis},
     encoding::EncodedPublication,
     limits::{HUB_EVENTS_PER_TURN, INTEREST_CALLS, INTERESTS_PER_CALL, PATTERNS_PER_NAMESPACE, SHARD_RETRY},
     readiness::Readiness,
@@ -548,9 +548,4 @@ async fn sleep_until(moment: Option<tokio::time::Instant>) {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
-}
-
-fn unix_millis() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
