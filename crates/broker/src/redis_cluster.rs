@@ -12,8 +12,11 @@
 //!
 //! There are no patterns: sharded pub/sub has none.
 //!
+//! History is kept by the function library `fanfare_v1`, which is loaded into every master, by calls to the master of the
+//! channel's slot. What is live of such a channel comes by a second name, in the slot of its keys.
+//!
 //! A node needs `+hello +ping +client|info +cluster|nodes +spublish +ssubscribe +sunsubscribe` in its ACL, on every node of
-//! the cluster, and the channels `&{prefix}:pub:*`.
+//! the cluster, and the channels `&{prefix}:pub:*`. For history see docs/subjects.md.
 
 mod caller;
 mod connect;
