@@ -136,7 +136,7 @@ impl Faults {
                     self.kill_the_broker(&mut breaking).await;
                     done.broker_kills += 1;
                 } else {
-                    self.part(&mut breaking).await;
+                    self.part(&mut breaking, done.partitions.is_multiple_of(2)).await;
                     done.partitions += 1;
                 }
             }
@@ -179,7 +179,7 @@ impl Faults {
         broker.restart().await;
     }
 
-    async fn part(&self, rng: &mut Rng) {
+    async fn part(&self, rng: &mut Rng, cut: bool) {
         let index = rng.usize(..self.places.len());
         let place = &self.places[index];
         self.parted.store(index, Ordering::Relaxed);
@@ -188,8 +188,8 @@ impl Faults {
         let proxy = place.proxy.as_ref().expect("nodes of a broker have their proxies");
         proxy.pause();
         sleep(PARTED).await;
-        // What was on its way arrives late, or does not arrive at all.
-        if rng.bool() {
+        // What was on its way does not arrive at all, or late.
+        if cut {
             proxy.cut();
         }
         proxy.resume();
