@@ -6,7 +6,8 @@ use crate::{BrokerError, BrokerOptions, mask_url};
 
 /// What is allowed, for errors.
 const ALLOWED: &str = "allowed are memory:, nats://host[:4222], tls://host[:4222] (NATS, several separated by commas), \
-     redis://host[:6379], rediss://host[:6379], redis-sentinel://host[:26379][,host…]/SERVICE, rediss-sentinel://…";
+     redis://host[:6379], rediss://host[:6379], redis-sentinel://host[:26379][,host…]/SERVICE, rediss-sentinel://…, \
+     redis-cluster://host[:6379][,host…], rediss-cluster://…";
 
 /// The schemes of Redis servers that sentinels watch over.
 const SENTINEL: [&str; 2] = ["redis-sentinel", "rediss-sentinel"];
@@ -18,6 +19,8 @@ pub(crate) enum Address {
     Nats(Servers),
     Redis(Servers),
     RedisSentinel(Sentinels),
+    /// Some nodes of a cluster; the others are found there.
+    RedisCluster(Servers),
 }
 
 /// A Redis server that is asked for at sentinels.
@@ -43,7 +46,7 @@ pub(crate) struct Servers {
     pub(crate) password: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Server {
     /// Without brackets where it is an IPv6 address.
     pub(crate) host: String,
@@ -69,7 +72,7 @@ impl Address {
             }
             "redis-sentinel" | "rediss-sentinel" => Sentinels::parse(options, list).map(Self::RedisSentinel),
             "redis-cluster" | "rediss-cluster" => {
-                Err(unusable(options, &format!("Redis Cluster is not supported yet; {ALLOWED}")))
+                Servers::parse(options, list, &["redis-cluster", "rediss-cluster"], 6379).map(Self::RedisCluster)
             }
             _ => Err(unusable(options, ALLOWED)),
         }
@@ -301,12 +304,27 @@ mod tests {
             "redis-sentinel://a/main/0",
             "redis-sentinel://a,,b/main",
             "redis-sentinel://a,redis://b/main",
-            "redis-cluster://a",
+            "redis-cluster://",
+            "redis-cluster://a,,b",
+            "redis-cluster://a/main",
+            "redis-cluster://a,redis://b",
+            "redis-cluster://a?password=x",
         ] {
             let error = parse(url).expect_err(url).to_string();
             assert!(error.contains("redis://host[:6379]"), "{url}: {error}");
         }
-        assert!(parse("redis-cluster://a").unwrap_err().to_string().contains("not supported yet"));
+    }
+
+    #[test]
+    fn some_nodes_of_a_cluster() {
+        let cluster = |url: &str| match parse(url) {
+            Ok(Address::RedisCluster(servers)) => servers,
+            other => panic!("{url}: {other:?}"),
+        };
+        let found = cluster("redis-cluster://gate:p%2Fw@a,b:1, redis-cluster://[::1]");
+        assert_eq!(names(&found), ["a:6379", "b:1", "[::1]:6379"]);
+        assert_eq!((found.user.as_deref(), found.password.as_deref()), (Some("gate"), Some("p/w")));
+        assert!(!found.tls && cluster("rediss-cluster://a").tls);
     }
 
     #[test]

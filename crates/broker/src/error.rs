@@ -55,6 +55,14 @@ pub enum BrokerError {
         /// The channel's namespace.
         namespace: String,
     },
+    /// An interest in a pattern where the broker knows none.
+    #[error("{broker} knows no patterns; {topic} cannot be subscribed to")]
+    NoPatterns {
+        /// Which broker, by name.
+        broker: &'static str,
+        /// The pattern.
+        topic: String,
+    },
     /// A URL or option that cannot be used. The secret parts of a URL are left out.
     #[error("{what}: {value:?} cannot be used: {allowed}")]
     Configuration {

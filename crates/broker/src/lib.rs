@@ -20,6 +20,8 @@ mod options;
 mod outlet;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(feature = "redis")]
+pub mod redis_cluster;
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod tls;
 #[cfg(any(feature = "nats", feature = "redis"))]

@@ -15,10 +15,12 @@ pub async fn open(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events), 
     match Address::parse(options)? {
         Address::Memory => Ok(Memory::with_history(options.history.clone()).attach()),
         #[cfg(feature = "nats")]
-        // Both are large futures, which callers need not carry.
+        // All are large futures, which callers need not carry.
         Address::Nats(_) => Box::pin(crate::nats::connect(options)).await,
         #[cfg(feature = "redis")]
         Address::Redis(_) | Address::RedisSentinel(_) => Box::pin(crate::redis::connect(options)).await,
+        #[cfg(feature = "redis")]
+        Address::RedisCluster(_) => Box::pin(crate::redis_cluster::connect(options)).await,
         #[cfg(not(all(feature = "nats", feature = "redis")))]
         _ => Err(BrokerError::Configuration {
             what: "broker",

@@ -7,8 +7,8 @@ use crate::{BrokerError, HistoryOptions, address::Address};
 /// Which broker, how to reach it, and as whom. The URL chooses the adapter.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BrokerOptions {
-    /// `memory:`, `nats://…`, `tls://…`, `redis://…`, `rediss://…` or `redis-sentinel://…/SERVICE`; on NATS and for sentinels
-    /// a list of servers, separated by commas.
+    /// `memory:`, `nats://…`, `tls://…`, `redis://…`, `rediss://…`, `redis-sentinel://…/SERVICE` or `redis-cluster://…`; on NATS,
+    /// for sentinels and for a cluster a list of servers, separated by commas.
     /// User and password (or, on NATS, a token) may stand in it, percent-encoded.
     pub url: String,
     /// First segment of all subjects.

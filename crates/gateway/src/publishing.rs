@@ -85,9 +85,10 @@ pub(crate) fn refusal(error: &BrokerError) -> ErrorBody {
         BrokerError::Unavailable { .. } | BrokerError::Unreachable { .. } => ErrorCode::Unavailable,
         BrokerError::Timeout { .. } => ErrorCode::Timeout,
         BrokerError::TooLarge { .. } => ErrorCode::LimitExceeded,
-        BrokerError::Refused { .. } | BrokerError::Configuration { .. } | BrokerError::NoHistory { .. } => {
-            ErrorCode::Internal
-        }
+        BrokerError::Refused { .. }
+        | BrokerError::Configuration { .. }
+        | BrokerError::NoHistory { .. }
+        | BrokerError::NoPatterns { .. } => ErrorCode::Internal,
     };
     // What the broker refuses it refuses again: only what failed on the way may succeed unchanged.
     let retryable = code.retryable() && code != ErrorCode::Internal;

@@ -146,6 +146,7 @@ impl Builder {
     /// Makes the publisher. `url` is one of
     /// - `nats://host:4222`, `tls://…`, several servers of one cluster with commas between them,
     /// - `redis://host:6379`, `rediss://…`, `redis-sentinel://host:26379,host/SERVICE`, `rediss-sentinel://…`,
+    ///   `redis-cluster://host:6379,host`, `rediss-cluster://…`,
     /// - `http://host:9000`, `https://…`: the internal address of a node (or of a load balancer before several).
     ///
     /// To a broker it connects now, and again by itself whenever the connection is lost. Over HTTP nothing is sent yet.
@@ -265,7 +266,9 @@ fn connect_error(error: BrokerError, url: &str, waited: Duration) -> ConnectErro
             ConnectError::Configuration { option, value, allowed }
         }
         BrokerError::Refused { reason, .. } => ConnectError::Refused { url, reason },
-        error @ BrokerError::NoHistory { .. } => ConnectError::Refused { url, reason: error.to_string() },
+        error @ (BrokerError::NoHistory { .. } | BrokerError::NoPatterns { .. }) => {
+            ConnectError::Refused { url, reason: error.to_string() }
+        }
         BrokerError::Unreachable { reason, .. } => ConnectError::Unreachable { url, waited, reason },
         error @ (BrokerError::Unavailable { .. } | BrokerError::Timeout { .. } | BrokerError::TooLarge { .. }) => {
             ConnectError::Unreachable { url, waited, reason: error.to_string() }

@@ -6,8 +6,7 @@ use url::Url;
 use crate::ConnectError;
 
 /// The schemes, for error texts.
-const SCHEMES: &str =
-    "nats://, tls://, redis://, rediss://, redis-sentinel://, rediss-sentinel://, http:// or https://";
+const SCHEMES: &str = "nats://, tls://, redis[s]://, redis[s]-sentinel://, redis[s]-cluster://, http:// or https://";
 
 /// Where a URL leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +21,10 @@ impl Target {
     pub(crate) fn parse(url: &str) -> Result<Self, ConnectError> {
         let refused = |allowed: String| ConnectError::Configuration { option: "url", value: mask_url(url), allowed };
         match url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase()).as_deref() {
-            Some("nats" | "tls" | "redis" | "rediss" | "redis-sentinel" | "rediss-sentinel") => Ok(Self::Broker),
+            Some(
+                "nats" | "tls" | "redis" | "rediss" | "redis-sentinel" | "rediss-sentinel" | "redis-cluster"
+                | "rediss-cluster",
+            ) => Ok(Self::Broker),
             Some("http" | "https") => {
                 Url::parse(url).map(Self::Http).map_err(|error| refused(format!("it is no URL: {error}")))
             }
@@ -37,9 +39,15 @@ mod tests {
 
     #[test]
     fn the_scheme_decides() {
-        for url in
-            ["nats://h:4222", "tls://h", "redis://h", "rediss://h", "redis-sentinel://h/main", "NATS://a,nats://b"]
-        {
+        for url in [
+            "nats://h:4222",
+            "tls://h",
+            "redis://h",
+            "rediss://h",
+            "redis-sentinel://h/main",
+            "redis-cluster://h",
+            "NATS://a,nats://b",
+        ] {
             assert_eq!(Target::parse(url).unwrap(), Target::Broker, "{url}");
         }
         assert!(matches!(Target::parse("http://h:9000").unwrap(), Target::Http(_)));

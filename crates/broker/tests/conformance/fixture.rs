@@ -13,6 +13,9 @@ pub(crate) trait Fixture: Sized + Send + Sync + 'static {
     /// The module in which its tests are.
     const NAME: &'static str;
 
+    /// Whether a node can be interested in patterns.
+    const PATTERNS: bool = true;
+
     fn start() -> impl Future<Output = Self> + Send;
 
     /// Connects a node.
@@ -26,6 +29,11 @@ pub(crate) trait Fixture: Sized + Send + Sync + 'static {
 
     /// How many connections of nodes the broker itself counts.
     fn connections(&self) -> impl Future<Output = usize> + Send;
+}
+
+/// What of a list of topics a broker can be asked for.
+pub(crate) fn possible<'a, F: Fixture>(topics: &[&'a str]) -> Vec<&'a str> {
+    topics.iter().copied().filter(|topic| F::PATTERNS || !topic.contains('*')).collect()
 }
 
 /// A broker with a server.
@@ -44,9 +52,6 @@ pub(crate) trait Server: Fixture {
 
 /// A broker that keeps history.
 pub(crate) trait KeepsHistory: Fixture {
-    /// Whether a node can be interested in patterns.
-    const PATTERNS: bool = true;
-
     /// A broker of its own for one test, which can keep history.
     fn start_with_history() -> impl Future<Output = Self> + Send;
 
@@ -94,4 +99,9 @@ pub(crate) trait Outside: Send + Sync {
 
     /// Returns when the server has all that was published.
     async fn flush(&self);
+
+    /// Channels of which each of the broker's servers has one.
+    fn marks(&self) -> Vec<String> {
+        vec!["suite:mark".to_owned()]
+    }
 }

@@ -13,6 +13,7 @@ mod nats_history;
 mod nats_streams;
 mod node;
 mod redis;
+mod redis_cluster;
 mod redis_history;
 mod redis_sentinel;
 mod slow;
@@ -29,14 +30,21 @@ macro_rules! conformance {
     };
 }
 
-/// What holds for all brokers.
+/// What holds for all brokers, with patterns and without.
 macro_rules! every_broker {
+    ($fixture:ty) => {
+        crate::every_channel!($fixture);
+        crate::conformance!($fixture: cases::patterns_match_as_they_should);
+    };
+}
+
+/// What holds for all brokers as far as it does not concern patterns.
+macro_rules! every_channel {
     ($fixture:ty) => {
         crate::conformance!($fixture:
             cases::delivers_the_bytes_that_were_published,
             cases::keeps_the_order_of_each_channel,
             cases::isolates_tenants,
-            cases::patterns_match_as_they_should,
             cases::many_interests_in_one_call,
             cases::a_confirmed_interest_misses_nothing_and_a_removed_one_ends,
             cases::interests_of_one_channel_are_independent,
@@ -82,4 +90,4 @@ macro_rules! every_history {
     };
 }
 
-pub(crate) use {conformance, every_broker, every_history, every_server};
+pub(crate) use {conformance, every_broker, every_channel, every_history, every_server};

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use fanfare_broker::{
     Broker, BrokerError, BrokerOptions, Events, HistoryOptions, HistoryPage, HistoryRange, HistoryRead, LivePosition,
-    Publish, Retention, memory::Memory,
+    Publish, Retention, limits, memory::Memory,
 };
 use fanfare_protocol::{Channel, Tenant};
 use tokio::time::Instant;
@@ -177,6 +177,26 @@ async fn publications_have_their_time_and_reads_take_as_long_as_is_said() {
     let page = read(&node, 0).await.unwrap();
     assert!(offsets(&page) == [2] && !page.whole, "{page:?}");
     assert_eq!(memory.history_reads(), 2);
+}
+
+#[tokio::test]
+async fn a_publish_that_is_given_up_is_published_to_nobody() {
+    let memory = with_history();
+    let (mut slow, other) = (Node::over(memory.attach()), Node::over(memory.attach()));
+    slow.add("acme", "log:a").await;
+    let full = limits::EVENTS as u64;
+    for n in 1..=full {
+        other.publish("log:a", numbered(n)).await.unwrap();
+    }
+    let waits = other.publish("log:a", numbered(0));
+    assert!(tokio::time::timeout(Duration::from_millis(20), waits).await.is_err());
+    assert_eq!(read(&other, full).await.unwrap().position.offset, full);
+    for n in 1..=full {
+        assert_eq!(number(&slow.publication().await.body.bytes), n);
+    }
+    other.publish("log:a", numbered(full + 1)).await.unwrap();
+    let LivePosition { position, previous } = slow.publication().await.position.unwrap();
+    assert_eq!((position.offset, previous), (full + 1, Some(full)));
 }
 
 /// Nodes come and go, and several publish at once.

@@ -132,25 +132,29 @@ impl Node {
         (topic, channel, publication.body.bytes)
     }
 
-    /// Everything that is delivered until a mark comes that is published now, from outside: what was published before has
-    /// come by then, or does not come. Two marks, since order holds per channel only: the first to come may overtake
-    /// others in its batch, the second may not overtake that batch.
+    /// Everything that is delivered until marks come that are published now, from outside: what was published before has
+    /// come by then, or does not come. One for each of the broker's servers, and each of them twice, since order holds per
+    /// channel only: the first to come may overtake others in its batch, the second may not overtake that batch.
     pub(crate) async fn settle(&mut self, outside: &dyn Outside) -> Vec<Delivered> {
-        const MARK: &str = "suite:mark";
-        let mark = self.add("acme", MARK).await;
+        let names = outside.marks();
+        let marks = self.add_all("acme", &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
         let mut delivered = Vec::new();
         for _ in 0..2 {
-            assert!(outside.publish("acme", MARK, Bytes::from_static(b"mark")).await);
+            for name in &names {
+                assert!(outside.publish("acme", name, Bytes::from_static(b"mark")).await);
+            }
             outside.flush().await;
-            loop {
+            let mut missing = marks.clone();
+            while !missing.is_empty() {
                 let publication = self.publication().await;
-                if publication.interest == mark {
-                    break;
+                if marks.contains(&publication.interest) {
+                    missing.retain(|mark| *mark != publication.interest);
+                } else {
+                    delivered.push(self.name(publication));
                 }
-                delivered.push(self.name(publication));
             }
         }
-        self.broker.remove_interests(&[mark]).await;
+        self.broker.remove_interests(&marks).await;
         delivered
     }
 

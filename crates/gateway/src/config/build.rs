@@ -73,7 +73,8 @@ fn read(reader: &mut Reader) -> (Config, Attempted) {
         shards => shards,
     };
     let broker = read_broker(reader, development);
-    let (namespaces, retentions) = read_namespaces(reader, development);
+    let patterns = !check::is_redis_cluster(broker.url.expose());
+    let (namespaces, retentions) = read_namespaces(reader, development, patterns);
     let config = Config {
         listen,
         internal_listen,
@@ -186,12 +187,11 @@ fn read_api_keys(reader: &mut Reader) -> Vec<Secret> {
 /// What is retained, by namespace.
 type Retentions = HashMap<Box<str>, Retention>;
 
-fn read_namespaces(reader: &mut Reader, development: bool) -> (NamespaceTable, Retentions) {
+/// `patterns`: whether the broker knows patterns.
+fn read_namespaces(reader: &mut Reader, development: bool, patterns: bool) -> (NamespaceTable, Retentions) {
     let built_in = match development {
         // So that the first two commands that anyone tries just work. Nothing beyond loopback is reachable then.
-        true => {
-            Namespace { subscribe: Access::Anyone, publish: Access::Anyone, patterns: true, ..Namespace::default() }
-        }
+        true => Namespace { subscribe: Access::Anyone, publish: Access::Anyone, patterns, ..Namespace::default() },
         false => Namespace::default(),
     };
     let defaults = read_namespace(reader, "namespace_defaults", built_in);

@@ -13,7 +13,7 @@ use super::{
 use crate::{auth, origin::AllowedOrigins};
 
 /// The URLs that a broker may have, for error texts.
-pub(super) const BROKER_URLS: &str = "memory:, nats://host:4222, tls://host:4222 (several NATS servers separated by commas), redis://host:6379, rediss://host:6379, redis-sentinel://host:26379/SERVICE, rediss-sentinel://… (several sentinels separated by commas)";
+pub(super) const BROKER_URLS: &str = "memory:, nats://host:4222, tls://host:4222 (several NATS servers separated by commas), redis://host:6379, rediss://host:6379, redis-sentinel://host:26379/SERVICE, rediss-sentinel://… (several sentinels separated by commas), redis-cluster://host:6379, rediss-cluster://… (any of its nodes, separated by commas)";
 
 /// The fewest characters of an API key. 16 of base64 are 96 bits.
 const API_KEY_CHARACTERS: usize = 16;
@@ -24,6 +24,7 @@ pub(super) fn contradictions(config: &Config, attempted: Attempted, reader: &mut
     authentication(config, attempted, reader);
     origins(config, reader);
     broker(config, reader);
+    patterns(config, reader);
     sizes(config, reader);
     paths(config, reader);
 }
@@ -35,7 +36,7 @@ pub(super) fn broker_url(url: &str) -> Result<(), String> {
         return Ok(());
     }
     let (first, _) = url.split_once("://").ok_or_else(refused)?;
-    if matches!(first, "redis-sentinel" | "rediss-sentinel") {
+    if matches!(first, "redis-sentinel" | "rediss-sentinel" | "redis-cluster" | "rediss-cluster") {
         return fanfare_broker::check_url(url).map_err(|_| refused());
     }
     let entries: Vec<_> = url.split(',').map(str::trim).collect();
@@ -135,7 +136,8 @@ fn broker(config: &Config, reader: &mut Reader) {
     let broker = &config.broker;
     let url = broker.url.expose();
     let is = |schemes: &[&str]| schemes.iter().any(|scheme| url.starts_with(scheme));
-    let (nats, redis) = (is_nats(url), is(&["redis:", "rediss:", "redis-sentinel:", "rediss-sentinel:"]));
+    let (nats, redis) =
+        (is_nats(url), is(&["redis:", "rediss:", "redis-sentinel:", "rediss-sentinel:"]) || is_redis_cluster(url));
     let options = [
         ("user", broker.user.is_some(), nats || redis, "NATS and Redis"),
         ("password", broker.password.is_some(), nats || redis, "NATS and Redis"),
@@ -178,6 +180,32 @@ fn broker(config: &Config, reader: &mut Reader) {
         {
             let text = format!("the file cannot be read: {error}");
             reader.contradiction(&format!("broker_options.{name}"), format!("{path:?}"), text);
+        }
+    }
+}
+
+/// Whether a URL names a Redis Cluster.
+pub(super) fn is_redis_cluster(url: &str) -> bool {
+    ["redis-cluster:", "rediss-cluster:"].iter().any(|scheme| url.starts_with(scheme))
+}
+
+/// Sharded pub/sub knows no patterns.
+fn patterns(config: &Config, reader: &mut Reader) {
+    if !is_redis_cluster(config.broker.url.expose()) {
+        return;
+    }
+    let mut refuse = |key: &str| {
+        let text = "must be false with a Redis Cluster, which has no patterns; other brokers have them";
+        reader.contradiction(key, true, text);
+    };
+    let namespaces = &config.namespaces;
+    if namespaces.defaults.patterns {
+        refuse("namespace_defaults.patterns");
+    }
+    for (name, namespace) in &namespaces.declared {
+        // What is inherited is told once.
+        if namespace.patterns && !namespaces.defaults.patterns {
+            refuse(&format!("namespaces.{name}.patterns"));
         }
     }
 }

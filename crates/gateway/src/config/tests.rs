@@ -160,7 +160,7 @@ fn every_problem_is_told_at_once_with_key_value_source_and_what_is_allowed() {
         [
             "allowed_origins = \"https://a.example/\" (file fanfare.toml): must be an origin such as \"https://app.example\" (scheme, host and port, no path), or \"*\" for any",
             "alowed_origins (file fanfare.toml): is not known; allowed at the top are allowed_origins, api_key, api_key_file, api_keys, api_keys_file, auth, broker, broker_options, compression, history, internal_listen, limits, listen, log, namespace_defaults, namespaces, paths, prefix, shards, timeouts",
-            "broker = \"amqp://***@rabbit\" (file fanfare.toml): must be one of memory:, nats://host:4222, tls://host:4222 (several NATS servers separated by commas), redis://host:6379, rediss://host:6379, redis-sentinel://host:26379/SERVICE, rediss-sentinel://… (several sentinels separated by commas)",
+            "broker = \"amqp://***@rabbit\" (file fanfare.toml): must be one of memory:, nats://host:4222, tls://host:4222 (several NATS servers separated by commas), redis://host:6379, rediss://host:6379, redis-sentinel://host:26379/SERVICE, rediss-sentinel://… (several sentinels separated by commas), redis-cluster://host:6379, rediss-cluster://… (any of its nodes, separated by commas)",
             "compression = \"yes\" (file fanfare.toml): must be true or false",
             "history.max_bytes = 5 (file fanfare.toml): must be a size such as 65536 or \"64KiB\", from 1MiB to 1048576GiB",
             "history.replicas = 2 (file fanfare.toml): must be 1 or 3 or 5",
@@ -234,7 +234,7 @@ fn a_broker_is_required_but_in_development_mode() {
     assert_eq!(
         problems(&toml, &[]),
         [
-            "broker: is required; allowed are memory:, nats://host:4222, tls://host:4222 (several NATS servers separated by commas), redis://host:6379, rediss://host:6379, redis-sentinel://host:26379/SERVICE, rediss-sentinel://… (several sentinels separated by commas)"
+            "broker: is required; allowed are memory:, nats://host:4222, tls://host:4222 (several NATS servers separated by commas), redis://host:6379, rediss://host:6379, redis-sentinel://host:26379/SERVICE, rediss-sentinel://… (several sentinels separated by commas), redis-cluster://host:6379, rediss-cluster://… (any of its nodes, separated by commas)"
         ]
     );
     assert!(load(&production(""), &[]).is_ok());
@@ -242,10 +242,33 @@ fn a_broker_is_required_but_in_development_mode() {
     assert!(load(&several, &[]).is_ok());
     let sentinels = production("").replace("nats://nats:4222", "redis-sentinel://a,b:1/main?sentinel_password=x");
     assert!(load(&sentinels, &[]).is_ok());
-    for url in ["nats://a,redis://b", "redis-sentinel://a", "redis-cluster://a", "memory:x", "nats://", "", "nats"] {
+    for url in ["nats://a,redis://b", "redis-sentinel://a", "redis-cluster://a/main", "memory:x", "nats://", "", "nats"]
+    {
         let toml = production("").replace("nats://nats:4222", url);
         assert!(problems(&toml, &[])[0].contains("must be one of memory:"), "{url}");
     }
+}
+
+#[test]
+fn a_redis_cluster_has_no_patterns() {
+    let cluster = |rest: &str| production(rest).replace("nats://nats:4222", "redis-cluster://gate:pw@a,b:1");
+    assert!(!load(&cluster(""), &[]).unwrap().namespaces.get("project").patterns);
+    let text = "must be false with a Redis Cluster, which has no patterns; other brokers have them";
+    assert_eq!(
+        problems(&cluster("[namespace_defaults]\npatterns = true\n[namespaces.a]"), &[]),
+        [format!("namespace_defaults.patterns = true: {text}")]
+    );
+    assert_eq!(
+        problems(&cluster("[namespaces.a]\npatterns = true\n[namespaces.b]\npatterns = false"), &[]),
+        [format!("namespaces.a.patterns = true: {text}")]
+    );
+    // In development mode, where others have them unless told otherwise.
+    let config = load("broker = \"redis-cluster://127.0.0.1:7000\"", &[]).unwrap();
+    assert!(config.development && !config.namespaces.get("project").patterns);
+    assert_eq!(
+        problems("broker = \"rediss-cluster://127.0.0.1:7000\"", &[("FANFARE_NAMESPACE_DEFAULTS__PATTERNS", "true")]),
+        [format!("namespace_defaults.patterns = true: {text}")]
+    );
 }
 
 #[test]

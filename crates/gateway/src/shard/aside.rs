@@ -104,10 +104,13 @@ impl Item {
     }
 }
 
+/// A publication, and as the how manieth it came.
+type Kept = (u64, Arc<EncodedPublication>);
+
 /// The newest publication per topic and key of those that did not fit into an outbox.
 #[derive(Debug, Default)]
 pub(super) struct Conflated {
-    newest: HashMap<(SlotId, Option<Box<str>>), (u64, Arc<EncodedPublication>), RandomState>,
+    newest: HashMap<(SlotId, Option<Box<str>>), Kept, RandomState>,
     /// Topics of which something is in it, and whether something of them was replaced, and so left out.
     slots: Vec<(SlotId, bool)>,
     bytes: usize,

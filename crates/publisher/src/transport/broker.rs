@@ -124,7 +124,8 @@ fn failure(error: &BrokerError) -> Failure {
         BrokerError::TooLarge { .. }
         | BrokerError::Refused { .. }
         | BrokerError::Configuration { .. }
-        | BrokerError::NoHistory { .. } => Failure::refused(error.to_string()),
+        | BrokerError::NoHistory { .. }
+        | BrokerError::NoPatterns { .. } => Failure::refused(error.to_string()),
     }
 }
 

@@ -1,0 +1,358 @@
+//! Which masters there are, and a connection for commands to each.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use redis_protocol::resp3::types::BytesFrame;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    NAME, UNPOISONED,
+    caller::{Caller, Unanswered},
+    connection::{ConnectionError, Connector, encode, error_of, text_of},
+    redirection::Redirection,
+    table::LinkId,
+    topology::{Topology, View},
+};
+use crate::{BrokerError, address::Server, backoff};
+
+/// How often each master is asked for its view. It has [`BrokerOptions::request_timeout`](crate::BrokerOptions) to answer.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The shortest time between two looks at the same master, whoever asks for them.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How long a view counts of which nothing newer came: a master that does not answer any more is known by its last words.
+const VIEW_AGE: Duration = Duration::from_secs(60);
+
+/// How often somebody looks whether all masters are gone.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How long one node may take that is asked for its view once.
+const ASK_ONCE: Duration = Duration::from_secs(1);
+
+/// Between two attempts of a call that the cluster could not serve at the moment.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// How long publishing waits after the owner of any slot has changed. What a node took that is a replica by now goes to the
+/// new owner from there, and would be overtaken.
+const HANDOVER: Duration = Duration::from_millis(50);
+
+/// What is loaded into each master before it is used.
+pub(super) type Preparation = Arc<[Bytes]>;
+
+#[derive(Debug)]
+pub(super) struct Masters {
+    connector: Arc<Connector>,
+    seeds: Vec<Server>,
+    request_timeout: Duration,
+    topology: watch::Sender<Arc<Topology>>,
+    /// When the owner of any slot changed last.
+    changed: Mutex<Option<Instant>>,
+    views: Mutex<HashMap<Server, (Instant, View)>>,
+    callers: Mutex<HashMap<Server, Arc<Caller>>>,
+    /// Counts who wants the masters to be looked at now.
+    looks: watch::Sender<u64>,
+    /// Commands that each connection begins with.
+    preparation: Preparation,
+    links: AtomicU64,
+    pub(super) closed: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+impl Masters {
+    pub(super) fn new(
+        connector: Arc<Connector>,
+        seeds: Vec<Server>,
+        request_timeout: Duration,
+        preparation: Preparation,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            connector,
+            seeds,
+            request_timeout,
+            topology: watch::Sender::new(Arc::new(Topology::merge(&[]))),
+            changed: Mutex::default(),
+            views: Mutex::default(),
+            callers: Mutex::default(),
+            looks: watch::Sender::new(0),
+            preparation,
+            links: AtomicU64::new(0),
+            closed: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    pub(super) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    /// A number for a subscribing connection, never the same one twice.
+    pub(super) fn next_link(&self) -> LinkId {
+        self.links.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn topology(&self) -> watch::Receiver<Arc<Topology>> {
+        self.topology.subscribe()
+    }
+
+    /// Something is not where it was: looks at the masters now.
+    pub(super) fn look(&self) {
+        self.looks.send_modify(|looks| *looks += 1);
+    }
+
+    /// Whether there is a connection to each master.
+    pub(super) fn all_connected(&self) -> bool {
+        let topology = self.topology.borrow().clone();
+        topology.is_whole() && topology.masters().iter().all(|master| self.caller(master).is_some())
+    }
+
+    /// Whether there is a connection to any master.
+    pub(super) fn any_connected(&self) -> bool {
+        self.callers.lock().expect(UNPOISONED).values().any(|caller| caller.is_alive())
+    }
+
+    /// Asks seeds and known nodes, one after another, until one has said what it knows of the cluster.
+    ///
+    /// # Errors
+    /// Why the last one did not.
+    pub(super) async fn find(&self) -> Result<(), ConnectionError> {
+        let mut candidates = self.topology.borrow().others().to_vec();
+        candidates.extend(self.topology.borrow().masters().iter().cloned());
+        candidates.extend(self.seeds.iter().cloned());
+        candidates.sort();
+        candidates.dedup();
+        fastrand::shuffle(&mut candidates);
+        let mut failure = ConnectionError::Refused("no server is named".to_owned());
+        for server in candidates {
+            let asked = timeout(ASK_ONCE, self.ask_once(&server)).await;
+            match asked.unwrap_or(Err(ConnectionError::Timeout(ASK_ONCE))) {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn ask_once(&self, server: &Server) -> Result<(), ConnectionError> {
+        let (mut frames, mut writer) = self.connector.open(server).await?;
+        writer.write(&cluster_nodes()).await?;
+        let view = self.read_view(server, &frames.next().await?)?;
+        self.saw(server, view);
+        Ok(())
+    }
+
+    fn read_view(&self, server: &Server, answer: &BytesFrame) -> Result<View, ConnectionError> {
+        if let Some(error) = error_of(answer) {
+            return Err(ConnectionError::Refused(error));
+        }
+        let view = text_of(answer).and_then(|text| View::parse(text, server, self.connector.is_tls()));
+        view.ok_or_else(|| ConnectionError::Refused("the answer to CLUSTER NODES cannot be read".to_owned()))
+    }
+
+    fn saw(&self, server: &Server, view: View) {
+        let now = Instant::now();
+        let mut views = self.views.lock().expect(UNPOISONED);
+        views.insert(server.clone(), (now, view));
+        views.retain(|_, (seen, _)| now.duration_since(*seen) < VIEW_AGE);
+        let views: Vec<View> = views.values().map(|(_, view)| view.clone()).collect();
+        let topology = Topology::merge(&views);
+        self.topology.send_if_modified(|current| {
+            let changed = **current != topology;
+            if changed {
+                *self.changed.lock().expect(UNPOISONED) = Some(now);
+                tracing::info!(
+                    masters = topology.masters().len(),
+                    whole = topology.is_whole(),
+                    "the Redis Cluster has changed"
+                );
+                *current = Arc::new(topology);
+            }
+            changed
+        });
+    }
+
+    /// Keeps a connection to each master until the adapter is closed.
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut topology = self.topology();
+        let mut keepers: HashMap<Server, CancellationToken> = HashMap::new();
+        let following = async {
+            loop {
+                let current = topology.borrow_and_update().clone();
+                keepers.retain(|server, keeper| {
+                    let stays = current.masters().contains(server);
+                    if !stays {
+                        keeper.cancel();
+                    }
+                    stays
+                });
+                for server in current.masters() {
+                    keepers.entry(server.clone()).or_insert_with(|| self.start_keeper(server.clone()));
+                }
+                let is_quiet = timeout(TICK, topology.changed()).await.is_err();
+                if is_quiet
+                    && self.callers.lock().expect(UNPOISONED).is_empty()
+                    && let Err(error) = self.find().await
+                {
+                    tracing::debug!(%error, "no node of the Redis Cluster can be asked");
+                }
+            }
+        };
+        let _: Option<()> = self.closed.run_until_cancelled(following).await;
+    }
+
+    fn start_keeper(self: &Arc<Self>, server: Server) -> CancellationToken {
+        let ended = self.closed.child_token();
+        let (masters, token) = (Arc::clone(self), ended.clone());
+        self.tasks.spawn(async move {
+            let _: Option<()> = token.run_until_cancelled(masters.keep(&server)).await;
+            masters.callers.lock().expect(UNPOISONED).remove(&server);
+        });
+        ended
+    }
+
+    /// Keeps a connection to one master.
+    async fn keep(&self, server: &Server) {
+        let mut attempt = 0;
+        loop {
+            let reason = match self.connector.open(server).await {
+                Ok((frames, writer)) => {
+                    let (caller, serving) = Caller::new(frames, writer);
+                    let _end = caller.end_with();
+                    tokio::select! {
+                        error = serving => error.into(),
+                        error = self.watch_over(server, &caller, &mut attempt) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            self.callers.lock().expect(UNPOISONED).remove(server);
+            tracing::debug!(%reason, server = %server, attempt, "no connection for commands to a master of the Redis Cluster");
+            self.look();
+            attempt += 1;
+            sleep(backoff::pause(attempt)).await;
+        }
+    }
+
+    /// Prepares a connection, lets it be used, and asks for the master's view of the cluster now and then.
+    async fn watch_over(&self, server: &Server, caller: &Arc<Caller>, attempt: &mut usize) -> ConnectionError {
+        for command in self.preparation.iter() {
+            match self.ask(caller, command.clone()).await {
+                Ok(answer) => {
+                    if let Some(error) = error_of(&answer) {
+                        tracing::warn!(server = %server, error, "a master of the Redis Cluster cannot be prepared for history");
+                    }
+                }
+                Err(error) => return error,
+            }
+        }
+        let mut looks = self.looks.subscribe();
+        let mut connected = false;
+        loop {
+            looks.mark_unchanged();
+            let view = match self.ask(caller, cluster_nodes()).await {
+                Ok(answer) => self.read_view(server, &answer),
+                Err(error) => Err(error),
+            };
+            match view {
+                Ok(view) => self.saw(server, view),
+                Err(error) => return error,
+            }
+            if !connected {
+                connected = true;
+                *attempt = 0;
+                self.callers.lock().expect(UNPOISONED).insert(server.clone(), Arc::clone(caller));
+            }
+            sleep(LOOK_AGAIN).await;
+            let pause = LOOK.mul_f64(0.75 + fastrand::f64() / 2.0);
+            // A look that is due for everybody is not made by all at once.
+            if let Ok(Ok(())) = timeout(pause, looks.changed()).await {
+                sleep(LOOK_AGAIN.mul_f64(fastrand::f64())).await;
+            }
+        }
+    }
+
+    async fn ask(&self, caller: &Caller, command: Bytes) -> Result<BytesFrame, ConnectionError> {
+        let answer = timeout(self.request_timeout, caller.call(command, false)).await;
+        let answer = answer.map_err(|_| ConnectionError::Timeout(self.request_timeout))?;
+        answer.map_err(|_| std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into())
+    }
+
+    /// Returns when what was published before the owner of a slot changed has come to the new one, as far as can be told.
+    pub(super) async fn handed_over(&self) {
+        let changed = *self.changed.lock().expect(UNPOISONED);
+        if let Some(changed) = changed {
+            sleep_until(changed + HANDOVER).await;
+        }
+    }
+
+    fn caller(&self, server: &Server) -> Option<Arc<Caller>> {
+        self.callers.lock().expect(UNPOISONED).get(server).filter(|caller| caller.is_alive()).cloned()
+    }
+
+    fn owner(&self, slot: u16) -> Option<Arc<Caller>> {
+        let topology = self.topology.borrow().clone();
+        topology.owner(slot).and_then(|server| self.caller(server))
+    }
+
+    /// Has a command done by the owner of its slot, and follows where that leads. The answer is no redirection.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] where no node took it, [`BrokerError::Refused`] for all other errors that a node
+    /// answers, [`BrokerError::Timeout`] where nobody knows.
+    pub(super) async fn call(&self, slot: u16, command: Bytes) -> Result<BytesFrame, BrokerError> {
+        let began = Instant::now();
+        let deadline = began + self.request_timeout;
+        let unavailable = BrokerError::Unavailable { broker: NAME };
+        let mut next = Redirection::Owner;
+        loop {
+            let (caller, asking) = match &next {
+                Redirection::Owner => (self.owner(slot), false),
+                Redirection::Moved(server) => (self.caller(server).or_else(|| self.owner(slot)), false),
+                Redirection::Ask(server) => (self.caller(server), true),
+            };
+            let Some(caller) = caller else { return Err(unavailable) };
+            let answer = match timeout_at(deadline, caller.call(command.clone(), asking)).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(Unanswered::NotSent)) => return Err(unavailable),
+                Ok(Err(Unanswered::Unknown)) | Err(_) => {
+                    return Err(BrokerError::Timeout { broker: NAME, waited: began.elapsed() });
+                }
+            };
+            let Some(error) = error_of(&answer) else { return Ok(answer) };
+            next = match Redirection::parse(&error) {
+                None => return Err(BrokerError::Refused { broker: NAME, reason: error }),
+                // It was not done, and will not be for a while.
+                Some(None) => {
+                    self.look();
+                    return Err(unavailable);
+                }
+                Some(Some(next)) => next,
+            };
+            if matches!(next, Redirection::Moved(_)) {
+                self.look();
+            }
+            if Instant::now() + AGAIN >= deadline {
+                return Err(unavailable);
+            }
+            sleep(AGAIN).await;
+        }
+    }
+}
+
+fn cluster_nodes() -> Bytes {
+    let mut command = BytesMut::new();
+    encode(&mut command, &["CLUSTER", "NODES"]);
+    command.freeze()
+}
