@@ -302,7 +302,7 @@ impl Reader {
             scopes = vec![Scope::All];
         }
         for scope in scopes {
-            self.parts.outlet.interrupted(Interruption { scope, reason: "renumbered" });
+            self.parts.outlet.interrupted(Interruption { scope, reason: "new_epoch" });
             match scope {
                 Scope::All => self.resume_all(),
                 Scope::Interest(_) => self.parts.outlet.resumed(scope),
