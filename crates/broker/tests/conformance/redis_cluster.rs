@@ -12,7 +12,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use fanfare_broker::{Broker, BrokerError, BrokerEvent, BrokerOptions, Events, InterestId, Scope, open};
+use fanfare_broker::{
+    Broker, BrokerError, BrokerEvent, BrokerOptions, Events, HistoryOptions, InterestId, Scope, open,
+};
 use fanfare_protocol::{Channel, RedisChannels, Tenant};
 use fanfare_testkit::{RedisCluster, RedisServer, redis::Reply, wait_for};
 use fred::{
@@ -24,7 +26,7 @@ use fred::{
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
-    fixture::{Fixture, Outside, SOON, Server},
+    fixture::{Fixture, KeepsHistory, Outside, SOON, Server},
     node::{Node, number, numbered},
 };
 
@@ -144,6 +146,8 @@ impl Fixture for ClusterFixture {
             // A subscriber in a debug build reads slower than Redis writes; the suite is about our limits, not about its.
             let limit = ["CONFIG", "SET", "client-output-buffer-limit", "pubsub 0 0 0"];
             assert_eq!(server.command(&limit).await, Reply::Status("OK".to_owned()));
+            // On a replica it is refused; its master's is its own.
+            server.command(&["FLUSHALL"]).await;
         }
         // A case before this one may have failed.
         let deadline = Instant::now() + SOON;
@@ -266,8 +270,19 @@ impl Outside for Plain {
     }
 }
 
+impl KeepsHistory for ClusterFixture {
+    async fn start_with_history() -> Self {
+        Self::start().await
+    }
+
+    async fn connect_with(&self, history: HistoryOptions) -> (Arc<dyn Broker>, Events) {
+        open(&BrokerOptions { history, ..BrokerOptions::new(self.cluster().url()) }).await.unwrap()
+    }
+}
+
 crate::every_channel!(ClusterFixture);
 crate::every_server!(ClusterFixture);
+crate::every_history!(ClusterFixture);
 
 /// Connects, and delivers one publication there and back on each master.
 async fn works(options: &BrokerOptions, channels: &[String]) {

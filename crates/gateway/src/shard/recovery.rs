@@ -143,6 +143,10 @@ impl Shard {
             }
             let gave = self.give_page(state, index) | self.give_conflated(state, index);
             self.release_caught_up(state, index);
+            if state.connections[index].state != State::Open {
+                // Closed meanwhile: the close frame is still to be written.
+                return Flushed::Blocked;
+            }
             if !gave || state.connections[index].blocked {
                 return flushed;
             }
