@@ -20,7 +20,7 @@
 //! that nothing is missing is in `reading`.
 //!
 //! Of what can go wrong the hub hears by one of these: a publication's `previous` is not what came before (a hole); an
-//! interruption; [`Resumed`](crate::BrokerEvent::Resumed) of everything without an interruption before it, when a
+//! interruption; [`Resumed`](crate::BrokerEvent::Resumed) of an interest without an interruption before it, when its
 //! stream's leader was elected, since the former one may have taken a publication and not republished it; an interruption
 //! `new_epoch` of an interest whose stream was made anew.
 //!

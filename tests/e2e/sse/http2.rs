@@ -4,7 +4,11 @@ use std::{fs, time::Duration};
 
 use fanfare_testkit::{Process, wait_until};
 use serde_json::json;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
 use super::{
     event_stream::{Event, EventParser},
@@ -153,6 +157,24 @@ async fn several_streams_on_one_socket() {
     bodies.clear();
     timeout(SOON, serving).await.expect("the node ends an idle socket").expect("no panic").ok();
     node.wait_for_metrics("the end of all", connections(0.0)).await;
+}
+
+/// A network may cut the preface anywhere (RFC 9113 section 3.4).
+#[tokio::test]
+async fn a_preface_in_pieces() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let node = node("memory:").start().await;
+    let mut socket = TcpStream::connect(node.public()).await.expect("the node listens");
+    socket.set_nodelay(true).expect("a TCP socket");
+    for byte in [PREFACE, EMPTY_SETTINGS].concat() {
+        socket.write_all(&[byte]).await.expect("the node reads");
+        // So that they are not joined on the way, nearly always.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let mut header = [0; 9];
+    timeout(SOON, socket.read_exact(&mut header)).await.expect("an answer").expect("no end");
+    assert_eq!(header[3], 4, "the node's own settings come first: {header:?}");
 }
 
 async fn read_until(body: &mut h2::RecvStream, text: &mut String, expected: &str) {

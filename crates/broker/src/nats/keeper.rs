@@ -70,9 +70,10 @@ impl Keeper {
             }
             if !elected.is_empty() {
                 // What the former leader took and did not republish any more is with the new one.
-                tracing::info!(streams = ?elected, "leaders were elected; all positions are looked at");
+                tracing::info!(streams = ?elected, "leaders were elected; positions are looked at");
+                let elected = self.streams.all().filter(|stream| elected.contains(stream.name())).map(Arc::clone);
                 // The reader is gone only when all is closed.
-                let _ = self.commands.send(Command::Check).await;
+                let _ = self.commands.send(Command::Check(elected.collect())).await;
             }
             again = self.look().await.is_err().then(|| Instant::now() + RETRY);
         }
