@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Installs what the tests need from Debian, if it is missing: the servers that they start, and Python. It starts nothing.
+# Installs what the tests need from Debian, if it is missing: the servers and clients that they start, and Python. It
+# starts nothing.
 set -euo pipefail
 
 missing=()
 command -v nats-server >/dev/null || missing+=(nats-server)
 command -v redis-server >/dev/null || missing+=(redis-server)
+command -v curl >/dev/null || missing+=(curl) # speaks HTTP/2 by prior knowledge
+command -v chromium >/dev/null || missing+=(chromium) # has a real EventSource; about 280 MB, 20 s
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3 python3-venv) # runs the Autobahn suite
 [ ${#missing[@]} -eq 0 ] && exit 0
 

@@ -19,6 +19,7 @@ mod publication;
 mod raw;
 mod recovery;
 mod slow_consumer;
+mod sse;
 mod token;
 
 use std::time::Duration;

@@ -131,6 +131,11 @@ impl Raw {
         self.input.is_empty() && !self.fill().await
     }
 
+    /// Reads to the end, whatever comes before it.
+    pub(crate) async fn read_to_end(&mut self) {
+        while self.fill().await {}
+    }
+
     /// Whether nothing at all comes within a time.
     pub(crate) async fn is_silent(&mut self, time: Duration) -> bool {
         self.input.is_empty() && timeout(time, self.stream.readable()).await.is_err()

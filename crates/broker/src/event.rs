@@ -17,7 +17,8 @@ pub enum BrokerEvent {
     Publication(Publication),
     /// From here on publications may be missing.
     Interrupted(Interruption),
-    /// The interruption of this scope is over: what is published from now on comes.
+    /// The interruption of this scope is over: what is published from now on comes. Where there was none, nothing is known
+    /// to be missing, but something may be: positions have to be looked at, and nobody has to be told of a gap yet.
     Resumed(Scope),
 }
 
@@ -61,6 +62,7 @@ pub enum Scope {
 pub struct Interruption {
     /// What is affected.
     pub scope: Scope,
-    /// Why, as a word for metrics and for `system:gap`: `disconnected`, `slow_consumer`, `lagged`.
+    /// Why, as a word for metrics and for `system:gap`: `disconnected`, `slow_consumer`, `lagged`, `refused`; `new_epoch`
+    /// where the history is another one than before.
     pub reason: &'static str,
 }

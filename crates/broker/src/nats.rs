@@ -1,4 +1,4 @@
-//! The NATS adapter: core NATS, by interest.
+//! The NATS adapter: core NATS, by interest, and JetStream for namespaces with history.
 //!
 //! One subscription per interest; one task reads them all. The client library reconnects and subscribes again; the
 //! adapter lets an echo confirm what it did and tells the hub.
@@ -9,9 +9,23 @@
 //! A server that is there but does not answer is noticed within 15 s.
 //!
 //! The client library ends the connection where a message's header is not UTF-8 or has no colon. It is back at once and
-//! the interruption is told, but whoever may publish can cause one: give `{prefix}.pub.>` to services only.
+//! the interruption is told, but whoever may publish can cause one: give `{prefix}.pub.>` to services only. Where such a
+//! message is in a stream, history is read one by one for a minute, in a form in which it does no harm.
 //!
-//! A node needs permission to subscribe to `{prefix}.pub.>` and to publish and subscribe to `{prefix}.ctl.>`.
+//! # History
+//!
+//! A namespace with history has a stream. What is published there comes to nodes as the stream republishes it on
+//! `{prefix}.live.…`, with its sequence, which is its offset; so there is no consumer per channel. The epoch stands for the
+//! stream's name and when it was created. Sequences are the stream's, shared by all its channels: what it takes to prove
+//! that nothing is missing is in `reading`.
+//!
+//! Of what can go wrong the hub hears by one of these: a publication's `previous` is not what came before (a hole); an
+//! interruption; [`Resumed`](crate::BrokerEvent::Resumed) of an interest without an interruption before it, when its
+//! stream's leader was elected, since the former one may have taken a publication and not republished it; an interruption
+//! `new_epoch` of an interest whose stream was made anew.
+//!
+//! A node needs permission to subscribe to `{prefix}.pub.>` and to publish and subscribe to `{prefix}.ctl.>`; with history
+//! also to what docs/subjects.md lists.
 
 mod api;
 mod connect;

@@ -12,14 +12,19 @@
 //!
 //! There are no patterns: sharded pub/sub has none.
 //!
+//! History is kept by the function library `fanfare_v1`, which is loaded into every master, by calls to the master of the
+//! channel's slot. What is live of such a channel comes by a second name, in the slot of its keys.
+//!
 //! A node needs `+hello +ping +client|info +cluster|nodes +spublish +ssubscribe +sunsubscribe` in its ACL, on every node of
-//! the cluster, and the channels `&{prefix}:pub:*`.
+//! the cluster, and the channels `&{prefix}:pub:*`. For history see docs/subjects.md.
 
 mod caller;
 mod connect;
 mod connection;
+mod library;
 mod link;
 mod masters;
+mod recorder;
 mod redirection;
 mod subscriber;
 mod table;
@@ -29,14 +34,15 @@ mod topology;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use bytes::BytesMut;
-use fanfare_protocol::{RedisChannels, Topic};
+use fanfare_protocol::{Channel, RedisChannels, Tenant, Topic};
 use tokio::sync::{mpsc, oneshot};
 
 pub use connect::connect;
 
-use self::{connection::encode, masters::Masters, subscriber::Request, table::Wanted, topology::slot_of};
-use crate::{Broker, BrokerError, Interest, InterestId, Publish, Published};
+use self::{
+    connection::command, masters::Masters, recorder::Recorder, subscriber::Request, table::Wanted, topology::slot_of,
+};
+use crate::{Broker, BrokerError, HistoryPage, HistoryRead, Interest, InterestId, Publish, Published, Standing};
 
 const NAME: &str = "redis-cluster";
 
@@ -49,6 +55,7 @@ const MAX_BODY_BYTES: usize = 512 * 1024 * 1024;
 struct RedisCluster {
     names: RedisChannels,
     masters: Arc<Masters>,
+    recorder: Recorder,
     requests: mpsc::Sender<Request>,
     /// Interests of calls that were given up; the subscriber takes them out.
     given_up: Arc<Mutex<Vec<InterestId>>>,
@@ -65,11 +72,14 @@ impl Broker for RedisCluster {
         if bytes > MAX_BODY_BYTES {
             return Err(BrokerError::TooLarge { broker: NAME, bytes, limit: MAX_BODY_BYTES });
         }
+        if let Some(retention) = self.recorder.options.retention(&publish.channel) {
+            let position = self.recorder.publish(&self.masters, &publish, retention).await?;
+            return Ok(Published { position: Some(position) });
+        }
         let name = self.names.publish(&publish.tenant, &publish.channel);
-        let mut command = BytesMut::with_capacity(name.len() + bytes + 64);
-        encode(&mut command, &[&b"SPUBLISH"[..], name.as_bytes(), &publish.body]);
+        let command = command(&[&b"SPUBLISH"[..], name.as_bytes(), &publish.body]);
         self.masters.handed_over().await;
-        self.masters.call(slot_of(&name), command.freeze()).await?;
+        self.masters.call(slot_of(&name), command).await?;
         Ok(Published::default())
     }
 
@@ -92,6 +102,14 @@ impl Broker for RedisCluster {
         let _ = self.requests.send(Request::Remove(interests.to_vec())).await;
     }
 
+    async fn history(&self, read: HistoryRead) -> Result<HistoryPage, BrokerError> {
+        self.recorder.history(&self.masters, &read).await
+    }
+
+    async fn positions(&self, channels: &[(Tenant, Channel)]) -> Result<Vec<Standing>, BrokerError> {
+        self.recorder.positions(&self.masters, channels).await
+    }
+
     async fn close(&self) {
         self.masters.closed.cancel();
         self.masters.tasks.close();
@@ -109,7 +127,13 @@ impl RedisCluster {
     /// The names that an interest needs.
     fn wanted(&self, interest: &Interest) -> Result<Wanted, BrokerError> {
         match &interest.topic {
-            Topic::Channel(channel) => Ok((interest.id, vec![self.names.publish(&interest.tenant, channel)])),
+            Topic::Channel(channel) => {
+                let mut names = vec![self.names.publish(&interest.tenant, channel)];
+                if self.recorder.options.retention(channel).is_some() {
+                    names.push(self.names.live(&interest.tenant, channel));
+                }
+                Ok((interest.id, names))
+            }
             Topic::Pattern(pattern) => {
                 Err(BrokerError::NoPatterns { broker: NAME, topic: pattern.as_str().to_owned() })
             }

@@ -70,6 +70,16 @@ fn is_channel(name: &str) -> bool {
         && segments.iter().all(|s| (1..=limits::SEGMENT_BYTES).contains(&s.len()) && s.chars().all(allowed))
 }
 
+#[test]
+fn a_namespace_has_a_stream_of_its_own() {
+    let nats = NatsSubjects::new("rt-2").unwrap();
+    assert_eq!(nats.stream("project"), "RT-2_project");
+    assert_eq!(nats.stream_subjects("project"), ["rt-2.pub.*.project", "rt-2.pub.*.project.>"]);
+    assert_eq!(nats.republish(), ["rt-2.pub.>", "rt-2.live.>"]);
+    let pattern = Topic::parse("project:**").unwrap();
+    assert_eq!(nats.live_interest(&Tenant::parse("acme").unwrap(), &pattern), "rt-2.live.acme.project.>");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -82,6 +92,10 @@ proptest! {
         prop_assert_eq!(redis.parse_publish(&name), Ok((tenant.clone(), channel.clone())));
         prop_assert_eq!(subject == nats.publish(&tenant, &other), channel == other);
         prop_assert_eq!(name == redis.publish(&tenant, &other), channel == other);
+        let republished = nats.live_interest(&tenant, &Topic::Channel(channel.clone()));
+        prop_assert_eq!(&republished, &subject.replacen("rt.pub.", "rt.live.", 1));
+        prop_assert_eq!(nats.parse_live(&republished), Ok((tenant.clone(), channel.clone())));
+        prop_assert!(nats.parse_live(&subject).is_err() && nats.parse_publish(&republished).is_err());
         let live = redis.live(&tenant, &channel);
         prop_assert!(redis.is_live(&live) && !redis.is_live(&name));
         prop_assert_eq!(live == redis.live(&tenant, &other), channel == other);

@@ -37,8 +37,9 @@ pub struct TcpProxy {
 }
 
 /// What the connections are told. They end when the sender is gone.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Control {
+    target: SocketAddr,
     paused: bool,
     latency: Duration,
     cuts: u64,
@@ -71,13 +72,14 @@ impl TcpProxy {
             .unwrap_or_else(|error| panic!("cannot listen for the proxy to {target}: {error}"));
         listener.set_nonblocking(true).expect("a listener can be non-blocking");
         let address = listener.local_addr().expect("a listener has an address");
-        let (control, controlled) = watch::channel(Control::default());
+        let control = Control { target, paused: false, latency: Duration::ZERO, cuts: 0 };
+        let (control, controlled) = watch::channel(control);
         let counts = Arc::new(Counts::default());
         let thread = {
             let counts = Arc::clone(&counts);
             thread::Builder::new()
                 .name("testkit-proxy".into())
-                .spawn(move || run(listener, target, controlled, counts))
+                .spawn(move || run(listener, controlled, counts))
                 .expect("the test process may start one more thread")
         };
         Self { address, control: Some(control), counts, thread: Some(thread) }
@@ -102,6 +104,11 @@ impl TcpProxy {
     /// Resets all connections there are (RST to both sides), also while paused. New ones are forwarded.
     pub fn cut(&self) {
         self.control().send_modify(|control| control.cuts += 1);
+    }
+
+    /// Forwards new connections to another target from now on; those that are open stay where they are.
+    pub fn retarget(&self, target: SocketAddr) {
+        self.control().send_modify(|control| control.target = target);
     }
 
     /// Holds every byte back for so long, in each direction, from now on: a round trip takes twice that more.
@@ -149,16 +156,16 @@ impl Drop for Open {
 }
 
 /// The thread: a runtime of its own, since the caller may be on another.
-fn run(listener: std::net::TcpListener, target: SocketAddr, controlled: watch::Receiver<Control>, counts: Arc<Counts>) {
+fn run(listener: std::net::TcpListener, controlled: watch::Receiver<Control>, counts: Arc<Counts>) {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("the system has a poller to give");
     runtime.block_on(async {
         let listener = TcpListener::from_std(listener).expect("the listener is non-blocking");
-        serve(listener, target, controlled, counts).await;
+        serve(listener, controlled, counts).await;
     });
 }
 
 /// Accepts until the proxy is dropped, and waits for all connections then.
-async fn serve(listener: TcpListener, target: SocketAddr, controlled: watch::Receiver<Control>, counts: Arc<Counts>) {
+async fn serve(listener: TcpListener, controlled: watch::Receiver<Control>, counts: Arc<Counts>) {
     let mut connections = JoinSet::new();
     let mut watched = controlled.clone();
     loop {
@@ -167,7 +174,7 @@ async fn serve(listener: TcpListener, target: SocketAddr, controlled: watch::Rec
                 Ok((client, _)) => {
                     // It fails only for a client that is gone already, and then forwarding does as well.
                     let _ = client.set_nodelay(true);
-                    connections.spawn(connection(client, target, controlled.clone(), Open::new(Arc::clone(&counts))));
+                    connections.spawn(connection(client, controlled.clone(), Open::new(Arc::clone(&counts))));
                 }
                 // The client gave up before it was accepted, or there are no more descriptors.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -183,8 +190,8 @@ async fn serve(listener: TcpListener, target: SocketAddr, controlled: watch::Rec
 }
 
 /// One client's connection, from its first byte to its end or its reset.
-async fn connection(mut client: TcpStream, target: SocketAddr, control: watch::Receiver<Control>, _open: Open) {
-    let cuts = control.borrow().cuts;
+async fn connection(mut client: TcpStream, control: watch::Receiver<Control>, _open: Open) {
+    let (cuts, target) = (control.borrow().cuts, control.borrow().target);
     let mut watched = control.clone();
     let cut = async move {
         // An error means that the proxy is dropped, which is a cut as well.
@@ -365,6 +372,17 @@ mod tests {
             }
             wait_until("the connection's end", SOON, || proxy.connections() == 0).await;
         }
+    }
+
+    #[tokio::test]
+    async fn new_connections_go_to_the_new_target() {
+        let (proxy, mut client, mut server) = connected().await;
+        let other = TcpListener::bind((launch::own_address(), 0)).await.unwrap();
+        proxy.retarget(other.local_addr().unwrap());
+        let mut second = TcpStream::connect(proxy.address()).await.unwrap();
+        let (mut second_server, _) = other.accept().await.unwrap();
+        round_trip(&mut second, &mut second_server).await;
+        round_trip(&mut client, &mut server).await;
     }
 
     #[tokio::test]

@@ -84,10 +84,26 @@ fn refused_requests() -> Vec<Refused> {
         handshake("an offer with a space", request("/ws", "Sec-WebSocket-Protocol: a b\r\n"), 400, &[], names),
     ];
     for (name, target, message) in [
-        ("another path", "/wss", "/wss is not here; WebSocket clients connect at /ws"),
-        ("a path below", "/ws/x", "/ws/x is not here; WebSocket clients connect at /ws"),
-        ("the internal port's", "/api/publish", "/api/publish is not here; WebSocket clients connect at /ws"),
-        ("a path with dots", "/x/../ws", "/x/../ws is not here; WebSocket clients connect at /ws"),
+        (
+            "another path",
+            "/wss",
+            "/wss is not here; WebSocket clients connect at /ws, clients of server-sent events at /sse",
+        ),
+        (
+            "a path below",
+            "/ws/x",
+            "/ws/x is not here; WebSocket clients connect at /ws, clients of server-sent events at /sse",
+        ),
+        (
+            "the internal port's",
+            "/api/publish",
+            "/api/publish is not here; WebSocket clients connect at /ws, clients of server-sent events at /sse",
+        ),
+        (
+            "a path with dots",
+            "/x/../ws",
+            "/x/../ws is not here; WebSocket clients connect at /ws, clients of server-sent events at /sse",
+        ),
     ] {
         let told = Some(("NOT_FOUND", message));
         cases.push(Refused { name, bytes: request(target, ""), status: 404, head: &[], reason: "not_found", told });
@@ -141,7 +157,7 @@ async fn a_refused_handshake_says_why_and_the_socket_ends() {
             let mut raw = Raw::connect(node.public()).await;
             raw.write(bytes).await;
             let answer = raw.answer_to(has_body).await;
-            assert!(raw.ended().await, "the socket stays open");
+            assert!(raw.ended().await, "{name}: the socket stays open");
             answer
         };
         let answer = scene.case(name, &counts, act).await;
@@ -154,13 +170,22 @@ async fn a_refused_handshake_says_why_and_the_socket_ends() {
             assert_eq!(json_of(&answer), body, "{name}");
         }
     }
-    // HTTP/2 has no answer that such a client could read.
-    let act = async |node: &Node| {
-        let mut raw = Raw::connect(node.public()).await;
-        raw.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-        assert!(raw.ended().await);
-    };
-    scene.case("HTTP/2", &[(r#"fanfare_handshakes_refused_total{reason="http"}"#, 1)], act).await;
+    // HTTP/2 is for server-sent events; what is none of it, or asks for nothing, ends.
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for (bytes, reason) in [
+        ("PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_owned(), "http"),
+        (format!("{preface}what is no frame at all, and longer than the head of one"), "http"),
+        (format!("{preface}\0\0\0\u{4}\0\0\0\0\0"), "timeout"),
+        (preface[..20].to_owned(), "timeout"),
+    ] {
+        let act = async |node: &Node| {
+            let mut raw = Raw::connect(node.public()).await;
+            raw.write(&bytes).await;
+            raw.read_to_end().await;
+        };
+        let sample = format!("fanfare_handshakes_refused_total{{reason=\"{reason}\"}}");
+        scene.case("HTTP/2", &[(sample.as_str(), 1)], act).await;
+    }
     // Who connects and leaves, as a health check of a load balancer does, is no refusal.
     let act = async |node: &Node| drop(Raw::connect(node.public()).await);
     let nothing =

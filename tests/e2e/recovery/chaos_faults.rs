@@ -21,7 +21,7 @@ use super::{
     node,
     publishing::{NodeAddresses, NodeTable},
 };
-use crate::node::Node;
+use crate::node::{Node, NodeBuilder};
 
 /// How long a node is parted from its broker.
 const PARTED: Duration = Duration::from_secs(5);
@@ -90,12 +90,15 @@ impl Faults {
     pub(super) async fn start(plan: Plan, broker: Option<Arc<HistoryBroker>>, table: Arc<NodeTable>) -> Self {
         let mut places = Vec::new();
         for index in 0..plan.nodes {
-            let proxy = broker.as_ref().map(|broker| TcpProxy::start(broker.address()));
+            // The servers of a cluster tell nodes of each other, so nothing can stand between.
+            let alone = broker.as_ref().filter(|broker| broker.replicas() == 1);
+            let proxy = alone.map(|broker| TcpProxy::start(broker.address()));
             let url = match (&broker, &proxy) {
                 (Some(broker), Some(proxy)) => broker.url_at(proxy.address()),
-                _ => "memory:".to_owned(),
+                (Some(broker), None) => broker.url(),
+                (None, _) => "memory:".to_owned(),
             };
-            let node = node(&url).start().await;
+            let node = configured(&url, broker.as_deref()).start().await;
             table.set(index, Some(addresses(&node)));
             places.push(Place { proxy, url, node: Mutex::new(node) });
         }
@@ -132,11 +135,11 @@ impl Faults {
             let mut done = Done::default();
             for (nth, due) in self.times(self.plan.broker_faults, &mut breaking.fork()).into_iter().enumerate() {
                 sleep_until(due).await;
-                if nth % 2 == 0 {
+                if nth % 2 == 0 || self.places[0].proxy.is_none() {
                     self.kill_the_broker(&mut breaking).await;
                     done.broker_kills += 1;
                 } else {
-                    self.part(&mut breaking).await;
+                    self.part(&mut breaking, done.partitions.is_multiple_of(2)).await;
                     done.partitions += 1;
                 }
             }
@@ -167,19 +170,19 @@ impl Faults {
         held.kill();
         sleep(NODE_DOWN_AT_MOST.mul_f64(rng.f64())).await;
         let _up = self.broker_up.lock().await;
-        *held = node(&place.url).start().await;
+        *held = configured(&place.url, self.broker.as_deref()).start().await;
         self.table.set(index, Some(addresses(&held)));
     }
 
     async fn kill_the_broker(&self, rng: &mut Rng) {
         let broker = self.broker.as_ref().expect("only brokers of their own are planned to fail");
         let _down = self.broker_up.lock().await;
-        broker.kill();
+        broker.kill().await;
         sleep(DOWN_AT_MOST.mul_f64(rng.f64())).await;
         broker.restart().await;
     }
 
-    async fn part(&self, rng: &mut Rng) {
+    async fn part(&self, rng: &mut Rng, cut: bool) {
         let index = rng.usize(..self.places.len());
         let place = &self.places[index];
         self.parted.store(index, Ordering::Relaxed);
@@ -188,8 +191,8 @@ impl Faults {
         let proxy = place.proxy.as_ref().expect("nodes of a broker have their proxies");
         proxy.pause();
         sleep(PARTED).await;
-        // What was on its way arrives late, or does not arrive at all.
-        if rng.bool() {
+        // What was on its way does not arrive at all, or late.
+        if cut {
             proxy.cut();
         }
         proxy.resume();
@@ -202,10 +205,14 @@ impl fmt::Display for Done {
         let Self { disconnects, kills, broker_kills, partitions } = self;
         write!(
             f,
-            "{disconnects} clients told to go, {kills} nodes killed, the broker killed {broker_kills} times and parted \
-             from a node for {PARTED:?} {partitions} times"
+            "{disconnects} clients told to go, {kills} nodes killed, the broker (or who leads it) killed {broker_kills} \
+             times and parted from a node for {PARTED:?} {partitions} times"
         )
     }
+}
+
+fn configured(url: &str, broker: Option<&HistoryBroker>) -> NodeBuilder {
+    node(url).set("history.replicas", broker.map_or(1, HistoryBroker::replicas) as i64)
 }
 
 fn addresses(node: &Node) -> NodeAddresses {

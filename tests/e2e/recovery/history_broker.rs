@@ -1,7 +1,12 @@
 //! A real broker that keeps history over its own death, and a plain client of it that publishes with ids, as docs/subjects.md
 //! tells any service to.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use async_nats::{Client, ConnectOptions, HeaderMap, Request};
 use fanfare_testkit::{
@@ -10,7 +15,7 @@ use fanfare_testkit::{
     wait_for,
 };
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{TENANT, size_of};
@@ -25,8 +30,15 @@ const DEDUPE_WINDOW_MS: &str = "120000";
 
 /// A broker of a test's own.
 pub(super) enum HistoryBroker {
-    Nats { server: Box<NatsServer>, client: Client },
-    Redis { server: RedisServer },
+    /// One server, or a cluster of three.
+    Nats {
+        servers: Vec<NatsServer>,
+        client: Client,
+        killed: AtomicUsize,
+    },
+    Redis {
+        server: RedisServer,
+    },
 }
 
 /// What the broker said to a publish.
@@ -49,10 +61,28 @@ struct Acknowledged {
 impl HistoryBroker {
     /// JetStream, with its streams on disk.
     pub(super) async fn nats() -> Self {
-        let server = Box::new(NatsServer::builder().jetstream().start().await);
+        Self::nats_of(1).await
+    }
+
+    /// JetStream on three servers, each of which has everything.
+    pub(super) async fn nats_cluster() -> Self {
+        Self::nats_of(3).await
+    }
+
+    async fn nats_of(size: usize) -> Self {
+        let servers = NatsServer::builder().jetstream().start_cluster(size).await;
         let options = ConnectOptions::new().reconnect_delay_callback(|_| RECONNECT_EVERY);
-        let client = options.connect(server.url()).await.expect("the server is there");
-        Self::Nats { server, client }
+        let urls: Vec<_> = servers.iter().map(NatsServer::url).collect();
+        let client = options.connect(urls).await.expect("the servers are there");
+        Self::Nats { servers, client, killed: AtomicUsize::new(0) }
+    }
+
+    /// How many servers have everything.
+    pub(super) fn replicas(&self) -> usize {
+        match self {
+            Self::Nats { servers, .. } => servers.len(),
+            Self::Redis { .. } => 1,
+        }
     }
 
     /// Redis with every write on disk before it is answered.
@@ -63,7 +93,7 @@ impl HistoryBroker {
     /// Where it listens.
     pub(super) fn address(&self) -> SocketAddr {
         match self {
-            Self::Nats { server, .. } => server.address(),
+            Self::Nats { servers, .. } => servers[0].address(),
             Self::Redis { server } => server.address(),
         }
     }
@@ -97,24 +127,36 @@ impl HistoryBroker {
         answer.expect("the broker is there")
     }
 
-    /// SIGKILL.
-    pub(super) fn kill(&self) {
+    /// SIGKILL; of a cluster, the server that leads the stream of `log`.
+    pub(super) async fn kill(&self) {
         match self {
-            Self::Nats { server, .. } => server.kill(),
+            Self::Nats { servers, client, killed } => {
+                let leader = if servers.len() == 1 { Some(0) } else { leader(client).await };
+                let index = leader.unwrap_or_else(|| panic!("nobody leads the stream"));
+                killed.store(index, Ordering::Relaxed);
+                servers[index].kill();
+            }
             Self::Redis { server } => server.kill(),
         }
     }
 
-    /// Starts it again with its data, on the same address, and waits until a publish would be answered.
+    /// Starts what was killed again with its data, on the same address, and waits until all is as before.
     pub(super) async fn restart(&self) {
         match self {
-            Self::Nats { server, client } => {
-                server.restart().await;
-                let answers = async || {
-                    let asked = timeout(ANSWER_WITHIN, client.request("$JS.API.INFO", "".into())).await;
-                    asked.is_ok_and(|answer| answer.is_ok()).then_some(())
+            Self::Nats { servers, client, killed } => {
+                servers[killed.load(Ordering::Relaxed)].restart().await;
+                let whole = async || {
+                    for namespace in ["log", "short"] {
+                        let info = stream_info(client, namespace).await?;
+                        let replicas = info["cluster"]["replicas"].as_array().map_or(&[][..], Vec::as_slice);
+                        let current = replicas.iter().filter(|one| one["current"] == true).count();
+                        if info["config"].is_null() || current + 1 < servers.len() {
+                            return None;
+                        }
+                    }
+                    Some(())
                 };
-                wait_for("JetStream's return", SOON, answers).await;
+                wait_for("the streams to be whole", 3 * SOON, whole).await;
             }
             Self::Redis { server } => server.restart().await,
         }
@@ -124,6 +166,7 @@ impl HistoryBroker {
 impl fmt::Display for HistoryBroker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Nats { servers, .. } if servers.len() > 1 => "a NATS cluster",
             Self::Nats { .. } => "NATS",
             Self::Redis { .. } => "Redis",
         })
@@ -144,6 +187,19 @@ async fn publish_to_nats(client: &Client, channel: &str, id: &str, body: String)
     // An error that JetStream answers does not say whether it has the message.
     let Acknowledged { seq } = serde_json::from_slice(&answer.payload).map_err(|_| NoAnswer)?;
     Ok(Accepted { offset: seq, epoch: None })
+}
+
+/// What JetStream says of a namespace's stream, if it answers.
+async fn stream_info(client: &Client, namespace: &str) -> Option<Value> {
+    let asked = client.request(format!("$JS.API.STREAM.INFO.RT_{namespace}"), "".into());
+    let answer = timeout(ANSWER_WITHIN, asked).await.ok()?.ok()?;
+    Some(serde_json::from_slice(&answer.payload).expect("JSON"))
+}
+
+/// Which server leads the stream of `log`: the kit calls them `test-0`, `test-1`, ….
+async fn leader(client: &Client) -> Option<usize> {
+    let info = stream_info(client, "log").await?;
+    info["cluster"]["leader"].as_str()?.strip_prefix("test-")?.parse().ok()
 }
 
 async fn publish_to_redis(

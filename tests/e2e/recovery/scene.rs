@@ -3,10 +3,12 @@
 use std::time::Instant;
 
 use fanfare_checker::{ClientLog, Position, PublisherLog, Rules, Run, Summary};
+use fanfare_testkit::wait_for;
 use serde_json::{Value, json};
 
 use super::{TENANT, history_broker::HistoryBroker, logical_client::position_in, node, rules};
 use crate::{
+    SOON,
     client::Client,
     handshake::TokenPlace,
     node::{Node, NodeBuilder},
@@ -116,7 +118,9 @@ impl Scene {
     pub(super) async fn publish_at_broker(&mut self, channel: &str, id: &str, data: &str) -> u64 {
         let broker = self.broker.as_ref().expect(OWN_BROKER);
         self.log.attempted(self.clock.elapsed(), channel, id, data);
-        let accepted = broker.publish(channel, id, data).await.expect("the broker is there");
+        // On a machine that is busy with thousands of clients an answer may come too late, so it is asked again.
+        let accepted =
+            wait_for("an answer of the broker", SOON, async || broker.publish(channel, id, data).await.ok()).await;
         self.log.accepted(channel, id, accepted.offset, accepted.epoch.as_deref());
         accepted.offset
     }

@@ -1,7 +1,8 @@
 //! The part of JetStream's API that is used: requests on `$JS.API.…` with JSON both ways.
 //!
-//! Written by hand: the client library's own (feature `jetstream`) brings three more crates and consumers that renew
-//! themselves, and what is needed here are six requests whose answers have to be looked at closely.
+//! Written by hand: the client library's own (feature `jetstream`) brings three more crates (`time`, `serde_nanos`, `tryhard`),
+//! keeps an entry for every request that was given up, and reads by consumers that renew themselves. What is needed here
+//! are eight requests, whose errors have to be told apart.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -84,7 +85,6 @@ pub(super) struct PublishAck {
 /// A message as the stream's leader has it.
 #[derive(Debug)]
 pub(super) struct Stored {
-    pub(super) subject: String,
     pub(super) seq: u64,
     pub(super) body: Body,
     pub(super) timestamp: Option<u64>,
@@ -98,8 +98,6 @@ pub(super) enum Which<'a> {
     Last { last_by_subj: &'a str },
     /// The first one of a subject from a sequence on.
     Next { seq: u64, next_by_subj: &'a str },
-    /// The one with this sequence.
-    Exactly { seq: u64 },
 }
 
 #[derive(Deserialize)]
@@ -109,7 +107,6 @@ struct StoredMessage {
 
 #[derive(Deserialize)]
 struct RawMessage {
-    subject: String,
     seq: u64,
     #[serde(default)]
     hdrs: String,
@@ -137,7 +134,8 @@ impl Caller {
         self.api(format!("STREAM.INFO.{stream}"), None::<&Value>).await
     }
 
-    /// The same, with the number of publications on a subject.
+    /// The same, with the number of publications on a subject. Servers before 2.10 look at all subjects of the stream for it:
+    /// with 100,000 of them it takes 70 ms, and everything else 0.1.
     pub(super) async fn stream_info_of(&self, stream: &str, subject: &str) -> Result<StreamInfo, ApiFailure> {
         self.api(format!("STREAM.INFO.{stream}"), Some(&json!({ "subjects_filter": subject }))).await
     }
@@ -161,8 +159,8 @@ impl Caller {
         }
     }
 
-    /// The sequence of the last message of a subject. The server sends its body along; it is passed over.
-    pub(super) async fn last_sequence(&self, stream: &str, subject: &str) -> Result<Option<u64>, ApiFailure> {
+    /// Only the sequence of a message. The server sends its body along; it is passed over.
+    pub(super) async fn sequence(&self, stream: &str, which: Which<'_>) -> Result<Option<u64>, ApiFailure> {
         #[derive(Deserialize)]
         struct Found {
             message: Place,
@@ -171,7 +169,6 @@ impl Caller {
         struct Place {
             seq: u64,
         }
-        let which = Which::Last { last_by_subj: subject };
         match self.api::<Found>(format!("STREAM.MSG.GET.{stream}"), Some(&which)).await {
             Ok(found) => Ok(Some(found.message.seq)),
             Err(ApiFailure::Refused(error)) if error.err_code == NO_MESSAGE_FOUND => Ok(None),
@@ -214,7 +211,7 @@ impl Caller {
         let payload = request.map_or_else(Vec::new, |request| {
             serde_json::to_vec(request).expect("what is made here of texts and numbers can be written as JSON")
         });
-        let answer = self.request(format!("$JS.API.{what}"), None, payload.into()).await?;
+        let answer = self.request(format!("$JS.API.{what}"), payload.into()).await?;
         read(&answer.payload)
     }
 }
@@ -278,7 +275,6 @@ impl RawMessage {
         };
         let headers = decode(&self.hdrs)?;
         Ok(Stored {
-            subject: self.subject,
             seq: self.seq,
             body: Body {
                 event: last_header(&headers, "Fanfare-Event"),
@@ -320,7 +316,7 @@ mod tests {
             "data": BASE64_STANDARD.encode("bytes"),
         }});
         let stored = read::<StoredMessage>(answer.to_string().as_bytes()).unwrap().message.decode().unwrap();
-        assert_eq!((stored.subject.as_str(), stored.seq), ("rt.pub.acme.a.b", 7));
+        assert_eq!(stored.seq, 7);
         assert_eq!(stored.body.event.as_deref(), Some("last"));
         assert_eq!((stored.body.content_type, stored.body.bytes.as_ref()), (None, &b"bytes"[..]));
         assert_eq!(stored.timestamp, Some(1_795_276_800_123));

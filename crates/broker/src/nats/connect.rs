@@ -88,7 +88,8 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
     let (history, subscriptions) = if options.history.namespaces.is_empty() {
         (None, 1)
     } else {
-        let history = begin_history(&client, &subjects, options, &commands, &closed, &tasks).await;
+        // In a box: most nodes have none, and it is large.
+        let history = Box::pin(begin_history(&client, &subjects, options, &commands, &closed, &tasks)).await;
         if history.is_err() {
             closed.cancel();
             tasks.close();

@@ -6,7 +6,7 @@ use async_nats::{Client, Message, Subscriber};
 use futures_util::StreamExt as _;
 use tokio::{
     sync::mpsc,
-    time::{Duration, Instant, sleep_until},
+    time::{Duration, Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,10 @@ use crate::BrokerError;
 
 /// Between two looks at streams that could not be looked at.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Before a stream is made anew: a server goes on clearing a deleted one away when it has told of it, and 2.9 then takes files
+/// of the new one with it.
+const CLEARING: Duration = Duration::from_millis(500);
 
 const ADVISORIES: &str = "$JS.EVENT.ADVISORY.STREAM.";
 
@@ -64,7 +68,14 @@ impl Keeper {
                 () = doubt.notified() => {}
                 () = sleep_until(at), if again.is_some() => {}
             }
-            again = self.look(elected).await.is_err().then(|| Instant::now() + RETRY);
+            if !elected.is_empty() {
+                // What the former leader took and did not republish any more is with the new one.
+                tracing::info!(streams = ?elected, "leaders were elected; positions are looked at");
+                let elected = self.streams.all().filter(|stream| elected.contains(stream.name())).map(Arc::clone);
+                // The reader is gone only when all is closed.
+                let _ = self.commands.send(Command::Check(elected.collect())).await;
+            }
+            again = self.look().await.is_err().then(|| Instant::now() + RETRY);
         }
     }
 
@@ -81,7 +92,7 @@ impl Keeper {
     }
 
     /// Reads every stream's numbering again and makes those anew that are gone. Tells the reader what has changed.
-    async fn look(&self, elected: HashSet<String>) -> Result<(), BrokerError> {
+    async fn look(&self) -> Result<(), BrokerError> {
         let mut looked = Ok(());
         for stream in self.streams.all() {
             let caller = Caller::new(Arc::clone(&self.client), Arc::clone(&self.requests), self.request_timeout);
@@ -96,11 +107,7 @@ impl Keeper {
         let renumbered: Vec<Arc<Stream>> =
             self.streams.all().filter(|stream| stream.take_renumbered()).map(Arc::clone).collect();
         if !renumbered.is_empty() {
-            // The reader is gone only when all is closed.
             let _ = self.commands.send(Command::Renumbered(renumbered)).await;
-        } else if !elected.is_empty() {
-            tracing::info!(streams = ?elected, "leaders were elected; all positions are checked");
-            let _ = self.commands.send(Command::Check).await;
         }
         looked
     }
@@ -109,6 +116,7 @@ impl Keeper {
         let info = match caller.stream_info(stream.name()).await {
             Err(failure) if failure.is_missing_stream() && self.streams.managed => {
                 tracing::warn!(stream = stream.name(), "the stream is gone and is made anew");
+                sleep(CLEARING).await;
                 manage::prepare_stream(caller, stream, true).await?
             }
             info => info?,

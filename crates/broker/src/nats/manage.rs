@@ -14,6 +14,9 @@ use crate::{BrokerError, HistoryOptions, Storage};
 /// Between two attempts where JetStream has no leader yet, or another node was quicker.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// How long one attempt may take: a cluster that has no leader yet just does not answer.
+const ATTEMPT: Duration = Duration::from_secs(3);
+
 /// Contradictions that need no server to be seen.
 pub(super) fn check_options(options: &HistoryOptions) -> Result<(), BrokerError> {
     let wrong = |what, value: String, allowed: &str| {
@@ -45,8 +48,12 @@ pub(super) async fn prepare(caller: &Caller, streams: &Streams) -> Result<(), Br
 /// One stream as it has to be: created and updated where streams are managed, else checked.
 pub(super) async fn prepare_stream(caller: &Caller, stream: &Stream, managed: bool) -> Result<StreamInfo, BrokerError> {
     loop {
-        let attempt =
-            if managed { create_or_update(caller, &stream.config).await } else { check(caller, &stream.config).await };
+        let within = caller.for_at_most(ATTEMPT);
+        let attempt = if managed {
+            create_or_update(&within, &stream.config).await
+        } else {
+            check(&within, &stream.config).await
+        };
         let failure = match attempt {
             Ok(info) => return Ok(info),
             Err(Failed::Final(error)) => return Err(error),
@@ -79,18 +86,26 @@ async fn create_or_update(caller: &Caller, wanted: &StreamConfig) -> Result<Stre
         }
         info => info?,
     };
+    let info = update(caller, wanted, info).await?;
+    // The sequence can be known only when what is published is trimmed to the new size.
+    match StreamConfig::raised(&info.config, info.state.last_seq) {
+        Some(config) => Ok(caller.update_stream(&wanted.name, &config).await?),
+        None => Ok(info),
+    }
+}
+
+async fn update(caller: &Caller, wanted: &StreamConfig, info: StreamInfo) -> Result<StreamInfo, Failed> {
     let differences = wanted.differences(&info.config);
     if differences.is_empty() {
         return Ok(info);
     }
     let told = differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let refusal = |allowed: String| {
+        Failed::Final(BrokerError::Configuration { what: "NATS stream", value: wanted.name.clone(), allowed })
+    };
     if wanted.is_foreign(&info.config) {
-        let allowed = format!("a stream for something else has this name; rename it, or choose another prefix: {told}");
-        return Err(Failed::Final(BrokerError::Configuration {
-            what: "NATS stream",
-            value: wanted.name.clone(),
-            allowed,
-        }));
+        let reason = "a stream for something else has this name; rename it, or choose another prefix";
+        return Err(refusal(format!("{reason}: {told}")));
     }
     match caller.update_stream(&wanted.name, &wanted.updated(&info.config)).await {
         Ok(info) => {
@@ -98,8 +113,7 @@ async fn create_or_update(caller: &Caller, wanted: &StreamConfig) -> Result<Stre
             Ok(info)
         }
         Err(ApiFailure::Refused(error)) if !error.is_temporary() && !error.is_missing_stream() => {
-            let allowed = format!("{told}; the server does not change that: {error}");
-            Err(Failed::Final(BrokerError::Configuration { what: "NATS stream", value: wanted.name.clone(), allowed }))
+            Err(refusal(format!("{told}; the server does not change that: {error}")))
         }
         Err(failure) => Err(failure.into()),
     }
@@ -136,7 +150,7 @@ async fn check(caller: &Caller, wanted: &StreamConfig) -> Result<StreamInfo, Fai
 fn may_pass(failure: &ApiFailure) -> bool {
     match failure {
         // A server that starts is there before its JetStream is.
-        ApiFailure::Request(RequestError::NoResponders(_) | RequestError::Lost) => true,
+        ApiFailure::Request(RequestError::NoResponders(_) | RequestError::Lost | RequestError::TimedOut(_)) => true,
         // Another node was quicker.
         ApiFailure::Refused(error) => error.is_temporary() || error.is_name_in_use() || error.is_missing_stream(),
         _ => false,
@@ -157,10 +171,10 @@ fn explain(stream: &str, failure: ApiFailure) -> BrokerError {
         ApiFailure::Refused(error @ ApiError { .. }) => {
             BrokerError::Refused { broker: NAME, reason: format!("the stream {stream}: {error}") }
         }
-        ApiFailure::Request(RequestError::TimedOut(waited)) => BrokerError::Refused {
+        ApiFailure::Request(RequestError::TimedOut(_)) => BrokerError::Refused {
             broker: NAME,
             reason: format!(
-                "no answer about the stream {stream} within {waited:?}: JetStream has no leader, or this user may not \
+                "nobody answers about the stream {stream}: JetStream has no leader, or this user may not \
                  publish on $JS.API.> or subscribe to _INBOX.>"
             ),
         },

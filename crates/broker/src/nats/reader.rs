@@ -1,14 +1,14 @@
 //! The task that reads all subscriptions and follows the connection.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     future::poll_fn,
     sync::{Arc, atomic::Ordering},
 };
 
 use async_nats::{Client, Message, Statistics, Subscriber, connection::State};
 use fanfare_protocol::NatsSubjects;
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::{
     sync::mpsc,
     time::{Duration, Instant, MissedTickBehavior, interval, timeout},
@@ -40,6 +40,9 @@ const ECHO_RETRY: Duration = Duration::from_secs(1);
 /// Subscriptions that are ended before the library is waited for; its own queue holds 2,048 commands.
 const UNSUBSCRIBE_BATCH: usize = 256;
 
+/// Interests whose positions the hub is let look at in one tick.
+const CHECKS: usize = 1_024;
+
 /// Interests that are told one by one that their stream was made anew; where there are more, everything is interrupted. It
 /// leaves room for other interruptions, see [`limits::CONTROL_EVENTS`].
 const MANY_RENUMBERED: usize = 64;
@@ -49,8 +52,8 @@ const MANY_RENUMBERED: usize = 64;
 pub(super) enum Command {
     Add(Vec<Inflow>),
     Remove(Vec<InterestId>),
-    /// Publications may have been lost, though nothing was interrupted: all positions have to be looked at.
-    Check,
+    /// Publications of these streams may have been lost, though nothing was interrupted: positions have to be looked at.
+    Check(Vec<Arc<Stream>>),
     /// These streams were made anew.
     Renumbered(Vec<Arc<Stream>>),
 }
@@ -87,6 +90,8 @@ pub(super) struct Reader {
     batch: Vec<(usize, Message)>,
     /// Bytes that had been received when the outlet became full.
     received_before: Option<u64>,
+    /// Interests whose positions are still to be looked at.
+    checks: BTreeSet<InterestId>,
     unreadable: UnreadableLog,
 }
 
@@ -114,6 +119,7 @@ impl Reader {
             slow: HashMap::new(),
             batch: Vec::with_capacity(BATCH),
             received_before: None,
+            checks: BTreeSet::new(),
             unreadable: UnreadableLog::default(),
         }
     }
@@ -220,6 +226,7 @@ impl Reader {
 
     fn tick(&mut self) {
         self.parts.outlet.recover();
+        self.tell_checks();
         let received = self.statistics.in_bytes.load(Ordering::Relaxed);
         if self.parts.outlet.is_full() {
             self.parts.outlet.held_back(received - *self.received_before.get_or_insert(received));
@@ -280,10 +287,40 @@ impl Reader {
                 let (client, closed) = (Arc::clone(&self.parts.client), self.parts.closed.clone());
                 self.parts.tasks.spawn(async move { closed.run_until_cancelled(unsubscribe(&client, removed)).await });
             }
-            // The end of an interruption that had no beginning: nothing is known to be missing, so nobody is told of a gap
-            // but who is found to have one.
-            Command::Check => self.resume_all(),
+            Command::Check(streams) => {
+                let interests: Vec<InterestId> = self.interests_of(&streams).collect();
+                self.checks.extend(interests);
+                self.tell_checks();
+            }
             Command::Renumbered(streams) => self.interrupt_renumbered(&streams),
+        }
+    }
+
+    fn interests_of(&self, streams: &[Arc<Stream>]) -> impl Iterator<Item = InterestId> {
+        let of_these = |flow: &&Inflow| {
+            flow.stream().is_some_and(|stream| streams.iter().any(|wanted| Arc::ptr_eq(wanted, stream)))
+        };
+        self.flows.iter().filter(of_these).map(|flow| flow.interest.id)
+    }
+
+    /// Lets the hub look at positions, a part of them at a time. By the end of an interruption that had no beginning: nothing
+    /// is known to be missing. It is told of these interests only, since others have no positions to look at.
+    fn tell_checks(&mut self) {
+        if self.checks.is_empty() {
+            return;
+        }
+        // Where all is interrupted, its end lets all be looked at.
+        if !matches!(self.connection, Connection::Up) || self.parts.outlet.is_behind() {
+            self.checks.clear();
+            return;
+        }
+        let room = self.parts.outlet.ready().now_or_never().unwrap_or_default();
+        for _ in 0..room.min(CHECKS) {
+            let Some(id) = self.checks.pop_first() else { break };
+            let scope = Scope::Interest(id);
+            if self.slots.contains_key(&id) && !self.slow.contains_key(&scope) {
+                self.parts.outlet.resumed(scope);
+            }
         }
     }
 
@@ -293,16 +330,12 @@ impl Reader {
         if !matches!(self.connection, Connection::Up) {
             return;
         }
-        let of_these = |flow: &&Inflow| {
-            flow.stream().is_some_and(|stream| streams.iter().any(|renumbered| Arc::ptr_eq(renumbered, stream)))
-        };
-        let mut scopes: Vec<Scope> =
-            self.flows.iter().filter(of_these).map(|flow| Scope::Interest(flow.interest.id)).collect();
+        let mut scopes: Vec<Scope> = self.interests_of(streams).map(Scope::Interest).collect();
         if scopes.len() > MANY_RENUMBERED {
             scopes = vec![Scope::All];
         }
         for scope in scopes {
-            self.parts.outlet.interrupted(Interruption { scope, reason: "renumbered" });
+            self.parts.outlet.interrupted(Interruption { scope, reason: "new_epoch" });
             match scope {
                 Scope::All => self.resume_all(),
                 Scope::Interest(_) => self.parts.outlet.resumed(scope),

@@ -13,16 +13,13 @@ use super::{
     api::{ApiFailure, StreamInfo, Which},
     requests::Caller,
     stream::{Stream, Streams},
+    stream_config::size_raised,
     walk::{Step, Walk},
 };
 use crate::{BrokerError, HistoryPage, HistoryRange, HistoryRead, Recorded, Standing};
 
 /// Channels whose last publication is asked for at the same time.
 const PIPELINE: usize = 64;
-
-/// A channel with no more publications than this is read at once; of a longer one it is found out first where the newest
-/// begin.
-const SHORT: u64 = 64;
 
 /// How often a read is begun anew because the stream was made anew meanwhile.
 const ATTEMPTS: usize = 2;
@@ -53,7 +50,7 @@ pub(super) async fn positions(
     stream::iter(asked)
         .map(|(place, subject)| async move {
             let (stream, end) = &wanted[place];
-            let last = caller.last_sequence(stream.name(), &subject).await?;
+            let last = caller.sequence(stream.name(), Which::Last { last_by_subj: &subject }).await?;
             let end = end.as_ref().expect("every stream was asked above");
             let position = Position { offset: last.unwrap_or(end.offset), epoch: end.epoch.clone() };
             Ok(Standing { position, empty: last.is_none() })
@@ -104,7 +101,7 @@ impl Reading<'_> {
     async fn after(&self, after: u64) -> Result<Option<HistoryPage>, ApiFailure> {
         let info = self.caller.stream_info(self.stream.name()).await?;
         let epoch = self.stream.learn(&info);
-        let last = self.caller.last_sequence(self.stream.name(), self.subject).await?;
+        let last = self.caller.sequence(self.stream.name(), Which::Last { last_by_subj: self.subject }).await?;
         let target = last.unwrap_or(info.state.last_seq);
         if after > target.max(info.state.last_seq) {
             let position = Position { offset: target, epoch };
@@ -136,57 +133,67 @@ impl Reading<'_> {
             more = false;
         }
         walk.end().await;
-        let Some(whole) = self.is_whole(after, &position).await? else { return Ok(None) };
-        Ok(Some(HistoryPage { publications, position, more, whole }))
+        let mut page = HistoryPage { publications, position, more, whole: false };
+        let Some(whole) = self.is_whole(after, &page).await? else { return Ok(None) };
+        page.whole = whole;
+        Ok(Some(page))
     }
 
-    /// Whether all that was published on the channel behind `after` was retained until now. `None` where the stream was
-    /// made anew.
-    async fn is_whole(&self, after: u64, position: &Position) -> Result<Option<bool>, ApiFailure> {
+    /// Whether all that was published on the channel behind `after` was retained until it was read. `None` where the stream
+    /// was made anew.
+    async fn is_whole(&self, after: u64, page: &HistoryPage) -> Result<Option<bool>, ApiFailure> {
         let name = self.stream.name();
-        let at_after =
-            async { if after == 0 { Ok(None) } else { self.caller.stored(name, Which::Exactly { seq: after }).await } };
-        let (info, at_after) =
-            futures_util::future::try_join(self.caller.stream_info_of(name, self.subject), at_after).await?;
-        if self.stream.learn(&info) != position.epoch {
+        let first = self.first();
+        let (info, first) = futures_util::future::try_join(self.caller.stream_info(name), first).await?;
+        if self.stream.learn(&info) != page.position.epoch {
             return Ok(None);
         }
-        // Trimming is oldest first: what lies behind a publication that is still there was there until now.
-        let is_there = at_after.is_some_and(|stored| stored.subject == self.subject);
-        // Or: nothing behind `after` has left the stream by its front, and the channel never had to give up its oldest.
-        let is_untrimmed = info.state.first_seq <= after + 1 && self.retained(&info) < size(&info);
-        Ok(Some(is_there || is_untrimmed))
+        // A channel is trimmed oldest first: what lies behind a publication that is still there was there until now.
+        if first.is_some_and(|first| first <= after) {
+            return Ok(Some(true));
+        }
+        // Else nothing behind `after` may have left the stream by its front, and the channel must never have been full, since
+        // its size is what it is.
+        if info.state.first_seq > after + 1 || size_raised(&info.config) > after {
+            return Ok(Some(false));
+        }
+        let Some(first) = first else { return Ok(Some(true)) };
+        // Full it would have been with publications that are all still there: those of the page, and those that came since.
+        let since = info.state.last_seq.saturating_sub(page.position.offset);
+        let at_most = page.publications.len() as u64 + since;
+        let begins = page.publications.first().is_some_and(|publication| publication.offset == first);
+        if !page.more && begins && at_most < size(&info) {
+            return Ok(Some(true));
+        }
+        let info = self.caller.stream_info_of(name, self.subject).await?;
+        if self.stream.learn(&info) != page.position.epoch {
+            return Ok(None);
+        }
+        Ok(Some(info.state.first_seq <= after + 1 && self.retained(&info) < size(&info)))
+    }
+
+    /// The oldest that is retained on the channel.
+    async fn first(&self) -> Result<Option<u64>, ApiFailure> {
+        self.caller.sequence(self.stream.name(), Which::Next { seq: 1, next_by_subj: self.subject }).await
     }
 
     async fn before(&self, before: Option<u64>) -> Result<Option<HistoryPage>, ApiFailure> {
         let name = self.stream.name();
-        let info = self.caller.stream_info_of(name, self.subject).await?;
+        let info = self.caller.stream_info(name).await?;
         let epoch = self.stream.learn(&info);
         let last = self.caller.stored(name, Which::Last { last_by_subj: self.subject }).await?;
-        let position =
-            Position { offset: last.as_ref().map_or(info.state.last_seq, |last| last.seq), epoch: epoch.clone() };
-        let end = before.map_or(position.offset, |before| before.saturating_sub(1).min(position.offset));
-        let retained = self.retained(&info);
+        let offset = last.as_ref().map_or(info.state.last_seq, |last| last.seq);
+        let end = before.map_or(offset, |before| before.saturating_sub(1).min(offset));
 
         let newest = match last {
             None => Newest::new(self.read),
             Some(last) if self.read.max_publications == 1 && end == last.seq => {
                 let mut newest = Newest::new(self.read);
+                newest.dropped = self.first().await?.is_some_and(|first| first < last.seq);
                 newest.push(last.into());
-                newest.dropped = retained > 1;
                 newest
             }
-            Some(_) if retained <= SHORT => {
-                self.newest(Walk::new(self.caller, self.stream, self.subject, 0, end)).await?
-            }
-            Some(_) => {
-                let headers = Walk::new(self.caller, self.stream, self.subject, 0, end).headers_only();
-                let headers = self.newest(headers).await?;
-                let start = headers.steps.front().map_or(end, |first| first.seq - 1);
-                let mut newest = self.newest(Walk::new(self.caller, self.stream, self.subject, start, end)).await?;
-                newest.dropped |= headers.dropped;
-                newest
-            }
+            Some(_) => self.newest_until(end).await?,
         };
         let info = self.caller.stream_info(name).await?;
         if self.stream.learn(&info) != epoch {
@@ -194,7 +201,27 @@ impl Reading<'_> {
         }
         let more = newest.dropped;
         let publications: Vec<Recorded> = newest.steps.into_iter().filter_map(|step| step.recorded).collect();
-        Ok(Some(HistoryPage { publications, position, more, whole: true }))
+        Ok(Some(HistoryPage { publications, position: Position { offset, epoch }, more, whole: true }))
+    }
+
+    /// The newest up to `end`, within the limits of the read.
+    async fn newest_until(&self, end: u64) -> Result<Newest, ApiFailure> {
+        let mut newest = Newest::new(self.read);
+        let mut walk = Walk::new(self.caller, self.stream, self.subject, 0, end);
+        // A channel with a few publications is at its end before a consumer is needed.
+        while walk.asks_leader() {
+            let steps = walk.next(usize::MAX, self.read.max_bytes).await?;
+            if steps.is_empty() {
+                return Ok(newest);
+            }
+            steps.into_iter().for_each(|step| newest.push(step));
+        }
+        // Where the newest begin is found out by headers alone.
+        let headers = self.newest(Walk::new(self.caller, self.stream, self.subject, 0, end).headers_only()).await?;
+        let start = headers.steps.front().map_or(end, |first| first.seq - 1);
+        let mut newest = self.newest(Walk::new(self.caller, self.stream, self.subject, start, end)).await?;
+        newest.dropped |= headers.dropped;
+        Ok(newest)
     }
 
     async fn newest(&self, mut walk: Walk<'_>) -> Result<Newest, ApiFailure> {

@@ -24,7 +24,7 @@ pub(super) async fn record(
 ) -> Result<Published, BrokerError> {
     let (began, bytes) = (Instant::now(), body.len());
     let before = stream.highest();
-    let answer = match caller.request(subject, headers, body).await {
+    let answer = match caller.publish(subject, headers, body).await {
         Ok(answer) => answer,
         Err(RequestError::NoResponders(_)) => {
             // There is no such stream any more, or the servers that have it are away.

@@ -19,8 +19,13 @@ use tokio_util::sync::CancellationToken;
 use super::NAME;
 use crate::BrokerError;
 
-/// Requests that are on their way at the same time; more wait. JetStream's own queue holds 10,000 for all its clients.
-const IN_FLIGHT: usize = 512;
+/// Requests to JetStream's API that are on their way at the same time; more wait. Its own queue holds 10,000 for all its
+/// clients.
+const REQUESTS: usize = 256;
+
+/// Publications whose acknowledgement is waited for at the same time; more wait. Of their own, so that publications that a
+/// stream without a leader does not take keep no one from reading the others.
+const PUBLICATIONS: usize = 1_024;
 
 /// Messages of a consumer that only say that a request is over, and may wait beside the others.
 const STATUSES: usize = 8;
@@ -35,6 +40,7 @@ pub(super) struct Requests {
     inbox: String,
     waiting: Mutex<Waiting>,
     in_flight: Semaphore,
+    publications: Semaphore,
     closed: CancellationToken,
 }
 
@@ -104,7 +110,8 @@ impl Requests {
         Arc::new(Self {
             inbox: format!("_INBOX.{:032x}.", fastrand::u128(..)),
             waiting: Mutex::default(),
-            in_flight: Semaphore::new(IN_FLIGHT),
+            in_flight: Semaphore::new(REQUESTS),
+            publications: Semaphore::new(PUBLICATIONS),
             closed,
         })
     }
@@ -158,20 +165,41 @@ impl Caller {
         Self { client, requests, began, deadline: began + within }
     }
 
+    /// The same, with less time.
+    pub(super) fn for_at_most(&self, within: Duration) -> Self {
+        let began = Instant::now();
+        Self { began, deadline: self.deadline.min(began + within), ..self.clone() }
+    }
+
     /// How long is left.
     pub(super) fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
     /// Sends a request and waits for its one answer.
-    pub(super) async fn request(
+    pub(super) async fn request(&self, subject: String, payload: Bytes) -> Result<Message, RequestError> {
+        self.request_within(&self.requests.in_flight, subject, None, payload).await
+    }
+
+    /// Publishes, and waits for the stream's acknowledgement.
+    pub(super) async fn publish(
         &self,
         subject: String,
         headers: Option<HeaderMap>,
         payload: Bytes,
     ) -> Result<Message, RequestError> {
+        self.request_within(&self.requests.publications, subject, headers, payload).await
+    }
+
+    async fn request_within(
+        &self,
+        in_flight: &Semaphore,
+        subject: String,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+    ) -> Result<Message, RequestError> {
         let asking = async {
-            let _permit = self.requests.in_flight.acquire().await.map_err(|_| RequestError::Lost)?;
+            let _permit = in_flight.acquire().await.map_err(|_| RequestError::Lost)?;
             let (sender, receiver) = oneshot::channel();
             let token = self.requests.wait_for(Answer::One(sender));
             let reply = format!("{}{}", self.requests.inbox, token.number);

@@ -21,8 +21,9 @@ use super::{
 };
 use crate::{HistoryOptions, LivePosition};
 
-/// How long history is read message by message after a connection was lost in the middle of a read: a message in the stream
-/// may be one that the library gives up the connection for, and it would come again with every read.
+/// How long history is read message by message after a consumer did harm or no good: a message in the stream may be one that
+/// the library gives up the connection for, which would come again with every read; or consumers are given to a server that
+/// is away.
 const WARY: Duration = Duration::from_secs(60);
 
 /// The streams of this node's namespaces with history.
@@ -154,7 +155,7 @@ impl Stream {
         self.highest.fetch_max(sequence, Ordering::Relaxed);
     }
 
-    /// A connection was lost while messages of the stream came.
+    /// A connection was lost while a consumer delivered, or none could be made.
     pub(super) fn be_wary(&self) {
         *self.wary_until.write().expect(UNPOISONED) = Some(Instant::now() + WARY);
     }

@@ -11,6 +11,13 @@ use crate::{HistoryOptions, Retention, Storage};
 /// Shortest window for duplicates that JetStream takes.
 const LEAST_WINDOW: Duration = Duration::from_millis(100);
 
+/// Stands at the end of a stream's description, with the last sequence when its size was raised: what was published up to
+/// there may have been trimmed to a smaller size.
+const SIZE_RAISED: &str = "; size raised at ";
+
+/// The size is being raised. The sequence is known only when it has been.
+const RAISING: u64 = u64::MAX;
+
 /// What the stream of a namespace has to be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StreamConfig {
@@ -123,8 +130,33 @@ impl StreamConfig {
                 updated[*field] = wanted.clone();
             }
         }
+        let size = |config: &Value| config["max_msgs_per_subject"].as_u64();
+        if size(config) < size(&updated) && size(config).is_some() {
+            set_size_raised(&mut updated, RAISING);
+        }
         updated
     }
+
+    /// Where the size has just been raised, at this sequence or before: the configuration that says so.
+    pub(super) fn raised(config: &Value, last_sequence: u64) -> Option<Value> {
+        (size_raised(config) == RAISING).then(|| {
+            let mut raised = config.clone();
+            set_size_raised(&mut raised, last_sequence);
+            raised
+        })
+    }
+}
+
+/// From which sequence on the stream's size is what it is now; 0 where it always was.
+pub(super) fn size_raised(config: &Value) -> u64 {
+    let description = config["description"].as_str().unwrap_or_default();
+    description.rsplit_once(SIZE_RAISED).and_then(|(_, sequence)| sequence.parse().ok()).unwrap_or_default()
+}
+
+fn set_size_raised(config: &mut Value, sequence: u64) {
+    let description = config["description"].as_str().unwrap_or_default();
+    let description = description.rsplit_once(SIZE_RAISED).map_or(description, |(before, _)| before);
+    config["description"] = json!(format!("{description}{SIZE_RAISED}{sequence}"));
 }
 
 impl std::fmt::Display for Difference {
@@ -217,7 +249,27 @@ mod tests {
         assert_eq!(wanted.differences(&updated), []);
         assert_eq!(updated["subjects"], json!(["rt.pub.*.project.>", "other.>", "rt.pub.*.project"]));
         assert_eq!((&updated["max_bytes"], &updated["placement"]["tags"][0]), (&json!(5), &json!("ssd")));
+        assert_eq!(updated["description"], theirs["description"]);
         assert!(!wanted.is_foreign(&theirs));
         assert!(wanted.is_foreign(&json!({ "subjects": ["orders.>"] })));
+    }
+
+    #[test]
+    fn where_the_size_was_raised_is_remembered() {
+        let wanted = wanted(&HistoryOptions::default());
+        let mut theirs = wanted.to_json();
+        assert_eq!((size_raised(&theirs), StreamConfig::raised(&theirs, 5)), (0, None));
+        for (size, last) in [(10, 7), (99, 1_000)] {
+            theirs["max_msgs_per_subject"] = json!(size);
+            theirs["description"] = json!(format!("theirs; size raised at {}", last / 2));
+            let raising = wanted.updated(&theirs);
+            // Until the sequence is known, nothing is proven by the size.
+            assert_eq!(size_raised(&raising), u64::MAX);
+            let raised = StreamConfig::raised(&raising, last).unwrap();
+            assert_eq!(raised["description"], json!(format!("theirs; size raised at {last}")));
+            assert_eq!((size_raised(&raised), StreamConfig::raised(&raised, 9)), (last, None));
+        }
+        theirs["max_msgs_per_subject"] = json!(101);
+        assert_eq!(wanted.updated(&theirs)["description"], theirs["description"]);
     }
 }

@@ -21,6 +21,9 @@ const PULL: usize = 256;
 /// How long a consumer is waited for that has said that it has more.
 const PULL_WAIT: Duration = Duration::from_millis(500);
 
+/// How long the making of a consumer may take.
+const CONSUMER_WAIT: Duration = Duration::from_millis(500);
+
 /// After so long without a request a consumer ends by itself, where it could not be deleted.
 const CONSUMER_INACTIVE: Duration = Duration::from_secs(5);
 
@@ -95,6 +98,11 @@ impl<'a> Walk<'a> {
         Ok(Vec::new())
     }
 
+    /// Whether the leader is asked next, and no consumer is needed yet.
+    pub(super) fn asks_leader(&self) -> bool {
+        self.cursor >= self.target || self.steps > 0 || self.stream.is_wary()
+    }
+
     /// Ends the consumer, where there is one.
     pub(super) async fn end(mut self) {
         self.drop_consumer().await;
@@ -115,7 +123,10 @@ impl<'a> Walk<'a> {
     async fn pull(&mut self, limit: usize, bytes: usize) -> Result<Vec<Step>, ApiFailure> {
         let mut consumer = match self.consumer.take() {
             Some(consumer) => consumer,
-            None => self.make_consumer().await?,
+            None => match self.make_consumer().await? {
+                Some(consumer) => consumer,
+                None => return Ok(Vec::new()),
+            },
         };
         let steps = match self.pull_batch(&mut consumer, limit, bytes).await {
             Ok(steps) => steps,
@@ -174,7 +185,9 @@ impl<'a> Walk<'a> {
         Ok(steps)
     }
 
-    async fn make_consumer(&self) -> Result<Consumer, ApiFailure> {
+    /// Where it is not there soon, the leader has to be asked for all: a cluster gives a consumer to one of the stream's
+    /// replicas, which may be one that is away.
+    async fn make_consumer(&self) -> Result<Option<Consumer>, ApiFailure> {
         let deliveries = self.caller.deliveries(PULL);
         let options = ConsumerOptions {
             stream: self.stream.name(),
@@ -184,8 +197,20 @@ impl<'a> Walk<'a> {
             headers_only: self.headers_only,
             inactive: CONSUMER_INACTIVE,
         };
-        let pending = self.caller.create_consumer(&options).await?;
-        Ok(Consumer { deliveries, pending })
+        match self.caller.for_at_most(CONSUMER_WAIT).create_consumer(&options).await {
+            Ok(pending) => Ok(Some(Consumer { deliveries, pending })),
+            Err(ApiFailure::Request(RequestError::TimedOut(waited))) if !self.caller.left().is_zero() => {
+                tracing::warn!(
+                    stream = self.stream.name(),
+                    ?waited,
+                    "no consumer can be made; history is read one by one"
+                );
+                self.caller.delete_consumer(self.stream.name(), deliveries.consumer()).await;
+                self.stream.be_wary();
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn drop_consumer(&mut self) {

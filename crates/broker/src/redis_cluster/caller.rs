@@ -3,18 +3,26 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use redis_protocol::resp3::types::BytesFrame;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Instant, timeout},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    UNPOISONED,
-    connection::{Frames, Writer},
+    NAME, UNPOISONED,
+    connection::{Frames, Writer, command},
 };
+use crate::BrokerError;
 
 /// Commands that may wait for their answers on one connection; more wait for their turn.
 const CALLS: usize = 1_024;
@@ -22,12 +30,20 @@ const CALLS: usize = 1_024;
 /// Commands up to this size together are written at once, in bytes.
 const WRITE_BYTES: usize = 64 * 1024;
 
+/// Replicas that have to have a publication before it counts as accepted.
+const ENOUGH: &str = "1";
+
 /// Sends commands to one node.
 #[derive(Debug)]
 pub(super) struct Caller {
     calls: mpsc::Sender<Call>,
     turns: Arc<Semaphore>,
     ended: CancellationToken,
+    /// How many waits for replicas were sent.
+    waits: AtomicU64,
+    /// The number of the last one that was answered, and whether there were enough. Held during a wait, so that there is one at
+    /// a time; who gives up lets it go.
+    waited: tokio::sync::Mutex<(u64, bool)>,
 }
 
 /// Why there is no answer.
@@ -58,7 +74,14 @@ impl Caller {
         let (calls, waiting) = mpsc::channel(CALLS);
         let ended = CancellationToken::new();
         let serving = serve(frames, writer, waiting, ended.clone());
-        (Arc::new(Self { calls, turns: Arc::new(Semaphore::new(CALLS)), ended }), serving)
+        let caller = Self {
+            calls,
+            turns: Arc::new(Semaphore::new(CALLS)),
+            ended,
+            waits: AtomicU64::new(0),
+            waited: tokio::sync::Mutex::default(),
+        };
+        (Arc::new(caller), serving)
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -93,6 +116,31 @@ impl Caller {
         // There is room: turns and places are as many.
         self.calls.send(Call { command, answers }).await.map_err(|_| Unanswered::NotSent)?;
         answered.await.map_err(|_| Unanswered::Unknown)
+    }
+
+    /// Waits until a replica has all that was answered on this connection before. While Redis waits it takes nothing else from
+    /// the connection, so one wait is made for all publications that were answered before it.
+    ///
+    /// # Errors
+    /// [`BrokerError::Timeout`] where no replica has it in time: it may be lost or not.
+    pub(super) async fn confirm(&self, patience: Duration) -> Result<(), BrokerError> {
+        let began = Instant::now();
+        let before = self.waits.load(Ordering::SeqCst);
+        let mut waited = self.waited.lock().await;
+        if waited.0 <= before {
+            let number = 1 + self.waits.fetch_add(1, Ordering::SeqCst);
+            let millis = patience.as_millis().max(1).to_string();
+            let call = self.call(command(&["WAIT", ENOUGH, &millis]), false);
+            let enough = match timeout(patience * 2, call).await {
+                Ok(Ok(BytesFrame::Number { data, .. })) => data > 0,
+                other => {
+                    tracing::debug!(?other, "the wait for a replica failed");
+                    false
+                }
+            };
+            *waited = (number, enough);
+        }
+        if waited.1 { Ok(()) } else { Err(BrokerError::Timeout { broker: NAME, waited: began.elapsed() }) }
     }
 }
 

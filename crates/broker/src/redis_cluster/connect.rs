@@ -16,6 +16,7 @@ use super::{
     NAME, RedisCluster,
     connection::{ConnectionError, Connector},
     masters::Masters,
+    recorder::Recorder,
     subscriber::{Connected, Subscriber},
 };
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     address::{Address, Server, Servers},
     mask_url,
     outlet::Outlet,
+    redis::functions::Functions,
     tls,
 };
 
@@ -47,20 +49,39 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
     };
     let names = RedisChannels::new(&options.prefix)
         .map_err(|error| configuration("prefix", options.prefix.clone(), &error.to_string()))?;
+    let functions = Functions {
+        names: names.clone(),
+        sharded: true,
+        dedupe_window_ms: u64::try_from(options.history.dedupe_window.as_millis()).unwrap_or(u64::MAX),
+    };
+    let keeps_history = !options.history.namespaces.is_empty();
     let connector = Arc::new(connector(options, &servers)?);
-    let masters = Masters::new(connector, servers.servers.clone(), options.request_timeout, Arc::default());
+    let masters = Masters::new(
+        connector,
+        servers.servers.clone(),
+        options.request_timeout,
+        keeps_history.then(|| functions.clone()),
+    );
+    let recorder = Recorder { functions, options: options.history.clone(), request_timeout: options.request_timeout };
     let deadline = Instant::now() + options.connect_timeout;
     find(&masters, &servers, deadline).await?;
 
     let (outlet, events) = Outlet::new();
     let (requests, waiting) = mpsc::channel(REQUESTS);
     let given_up: Arc<Mutex<Vec<_>>> = Arc::default();
-    let (subscriber, connected) =
-        Subscriber::new(Arc::clone(&masters), options.request_timeout, outlet, waiting, Arc::clone(&given_up));
+    let (subscriber, connected) = Subscriber::new(
+        Arc::clone(&masters),
+        options.request_timeout,
+        outlet,
+        waiting,
+        Arc::clone(&given_up),
+        names.clone(),
+    );
     masters.tasks.spawn(Arc::clone(&masters).run());
     masters.tasks.spawn(subscriber.run());
-    let cluster = RedisCluster { names, masters, requests, given_up };
-    if let Err(error) = first_connections(&cluster.masters, connected, &servers, deadline).await {
+    let cluster = RedisCluster { names, masters, recorder, requests, given_up };
+    let connected = first_connections(&cluster.masters, connected, &servers, deadline).await;
+    if let Some(error) = connected.err().or_else(|| cluster.masters.take_unready()) {
         cluster.close().await;
         return Err(error);
     }

@@ -153,6 +153,14 @@ pub(super) fn encode(bytes: &mut BytesMut, words: &[impl AsRef<[u8]>]) {
     }
 }
 
+/// A command alone.
+pub(super) fn command(words: &[impl AsRef<[u8]>]) -> Bytes {
+    let room = words.iter().map(|word| word.as_ref().len() + 16).sum::<usize>() + 16;
+    let mut bytes = BytesMut::with_capacity(room);
+    encode(&mut bytes, words);
+    bytes.freeze()
+}
+
 /// Appends the beginning of a command of so many words.
 pub(super) fn begin(bytes: &mut BytesMut, words: usize) {
     bytes.put_slice(format!("*{words}\r\n").as_bytes());

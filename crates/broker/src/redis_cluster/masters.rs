@@ -9,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use futures_util::future::join_all;
 use redis_protocol::resp3::types::BytesFrame;
 use tokio::{
     sync::watch,
@@ -20,12 +21,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     NAME, UNPOISONED,
     caller::{Caller, Unanswered},
-    connection::{ConnectionError, Connector, encode, error_of, text_of},
+    connection::{ConnectionError, Connector, command, error_of, text_of},
+    library,
     redirection::Redirection,
     table::LinkId,
     topology::{Topology, View},
 };
-use crate::{BrokerError, address::Server, backoff};
+use crate::{
+    BrokerError,
+    address::Server,
+    backoff,
+    redis::functions::{Functions, ReplicationId},
+};
 
 /// How often each master is asked for its view. It has [`BrokerOptions::request_timeout`](crate::BrokerOptions) to answer.
 const LOOK: Duration = Duration::from_secs(2);
@@ -49,9 +56,6 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// new owner from there, and would be overtaken.
 const HANDOVER: Duration = Duration::from_millis(50);
 
-/// What is loaded into each master before it is used.
-pub(super) type Preparation = Arc<[Bytes]>;
-
 #[derive(Debug)]
 pub(super) struct Masters {
     connector: Arc<Connector>,
@@ -64,8 +68,10 @@ pub(super) struct Masters {
     callers: Mutex<HashMap<Server, Arc<Caller>>>,
     /// Counts who wants the masters to be looked at now.
     looks: watch::Sender<u64>,
-    /// Commands that each connection begins with.
-    preparation: Preparation,
+    /// Whose library each master has, where any namespace keeps history.
+    functions: Option<Functions>,
+    /// Why a master could not be made ready for history, the last time.
+    unready: Mutex<Option<BrokerError>>,
     links: AtomicU64,
     pub(super) closed: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -76,7 +82,7 @@ impl Masters {
         connector: Arc<Connector>,
         seeds: Vec<Server>,
         request_timeout: Duration,
-        preparation: Preparation,
+        functions: Option<Functions>,
     ) -> Arc<Self> {
         Arc::new(Self {
             connector,
@@ -87,7 +93,8 @@ impl Masters {
             views: Mutex::default(),
             callers: Mutex::default(),
             looks: watch::Sender::new(0),
-            preparation,
+            functions,
+            unready: Mutex::default(),
             links: AtomicU64::new(0),
             closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -121,6 +128,30 @@ impl Masters {
     /// Whether there is a connection to any master.
     pub(super) fn any_connected(&self) -> bool {
         self.callers.lock().expect(UNPOISONED).values().any(|caller| caller.is_alive())
+    }
+
+    /// Why a master is not ready for history.
+    pub(super) fn take_unready(&self) -> Option<BrokerError> {
+        self.unready.lock().expect(UNPOISONED).take()
+    }
+
+    /// Makes the owner of a slot ready for history.
+    pub(super) async fn prepare(&self, slot: u16) -> Result<(), BrokerError> {
+        match (&self.functions, self.owner(slot)) {
+            (Some(functions), Some(caller)) => library::prepare(&caller, functions, self.request_timeout).await,
+            _ => Err(BrokerError::Unavailable { broker: NAME }),
+        }
+    }
+
+    /// Whether any master has this replication id, as it says now.
+    pub(super) async fn have(&self, id: ReplicationId) -> bool {
+        let callers: Vec<Arc<Caller>> = self.callers.lock().expect(UNPOISONED).values().cloned().collect();
+        let asked = callers.iter().map(|caller| self.ask(caller, command(&["INFO", "replication"])));
+        join_all(asked).await.into_iter().flatten().any(|answer| {
+            let info = text_of(&answer).unwrap_or_default();
+            let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name));
+            field("role:") == Some("master") && field("master_replid:").and_then(ReplicationId::parse) == Some(id)
+        })
     }
 
     /// Asks seeds and known nodes, one after another, until one has said what it knows of the cluster.
@@ -247,15 +278,11 @@ impl Masters {
 
     /// Prepares a connection, lets it be used, and asks for the master's view of the cluster now and then.
     async fn watch_over(&self, server: &Server, caller: &Arc<Caller>, attempt: &mut usize) -> ConnectionError {
-        for command in self.preparation.iter() {
-            match self.ask(caller, command.clone()).await {
-                Ok(answer) => {
-                    if let Some(error) = error_of(&answer) {
-                        tracing::warn!(server = %server, error, "a master of the Redis Cluster cannot be prepared for history");
-                    }
-                }
-                Err(error) => return error,
-            }
+        if let Some(functions) = &self.functions
+            && let Err(error) = library::prepare(caller, functions, self.request_timeout).await
+        {
+            tracing::warn!(server = %server, %error, "a master of the Redis Cluster is not ready for history");
+            *self.unready.lock().expect(UNPOISONED) = Some(error);
         }
         let mut looks = self.looks.subscribe();
         let mut connected = false;
@@ -306,12 +333,12 @@ impl Masters {
         topology.owner(slot).and_then(|server| self.caller(server))
     }
 
-    /// Has a command done by the owner of its slot, and follows where that leads. The answer is no redirection.
+    /// Has a command done by the owner of its slot, and follows where that leads. Says over which connection it was done.
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`] where no node took it, [`BrokerError::Refused`] for all other errors that a node
     /// answers, [`BrokerError::Timeout`] where nobody knows.
-    pub(super) async fn call(&self, slot: u16, command: Bytes) -> Result<BytesFrame, BrokerError> {
+    pub(super) async fn call(&self, slot: u16, command: Bytes) -> Result<(BytesFrame, Arc<Caller>), BrokerError> {
         let began = Instant::now();
         let deadline = began + self.request_timeout;
         let unavailable = BrokerError::Unavailable { broker: NAME };
@@ -330,7 +357,7 @@ impl Masters {
                     return Err(BrokerError::Timeout { broker: NAME, waited: began.elapsed() });
                 }
             };
-            let Some(error) = error_of(&answer) else { return Ok(answer) };
+            let Some(error) = error_of(&answer) else { return Ok((answer, caller)) };
             next = match Redirection::parse(&error) {
                 None => return Err(BrokerError::Refused { broker: NAME, reason: error }),
                 // It was not done, and will not be for a while.
@@ -352,7 +379,5 @@ impl Masters {
 }
 
 fn cluster_nodes() -> Bytes {
-    let mut command = BytesMut::new();
-    encode(&mut command, &["CLUSTER", "NODES"]);
-    command.freeze()
+    command(&["CLUSTER", "NODES"])
 }

@@ -27,7 +27,7 @@ impl Redirection {
             "ASK" => Some(Some(place().map_or(Self::Owner, Self::Ask))),
             // Some keys of the slot are here, some there.
             "TRYAGAIN" => Some(Some(Self::Owner)),
-            "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "READONLY" => Some(None),
+            "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "READONLY" | "BUSY" | "NOREPLICAS" | "MISCONF" => Some(None),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fanfare_protocol::Body;
+use fanfare_protocol::{Body, RedisChannels};
 use redis_protocol::resp3::types::BytesFrame;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -21,12 +21,12 @@ use super::{
     link::{self, Asked, FromLink, Link},
     masters::Masters,
     redirection::Redirection,
-    table::{AddingId, LinkId, Outcome, Table, Wanted},
+    table::{AddingId, Arrived, LinkId, Outcome, Table, Wanted},
     teller::Teller,
     topology::{Topology, slot_of},
 };
 use crate::{
-    BrokerError, BrokerEvent, InterestId, Interruption, Scope, address::Server, body, outlet::Outlet,
+    BrokerError, BrokerEvent, InterestId, Interruption, Scope, address::Server, body, outlet::Outlet, redis::functions,
     unreadable::UnreadableLog,
 };
 
@@ -61,6 +61,7 @@ pub(super) struct Connected {
 
 pub(super) struct Subscriber {
     masters: Arc<Masters>,
+    names: RedisChannels,
     request_timeout: Duration,
     table: Table,
     teller: Teller,
@@ -93,12 +94,14 @@ impl Subscriber {
         outlet: Outlet,
         requests: mpsc::Receiver<Request>,
         given_up: Arc<Mutex<Vec<InterestId>>>,
+        names: RedisChannels,
     ) -> (Self, watch::Receiver<Connected>) {
         let (from_links, inbox) = mpsc::channel(INBOX);
         let (connected, is_connected) = watch::channel(Connected::default());
         let subscriber = Self {
             topology: masters.topology().borrow().clone(),
             masters,
+            names,
             request_timeout,
             table: Table::default(),
             teller: Teller::default(),
@@ -294,8 +297,18 @@ impl Subscriber {
     }
 
     fn publish(&mut self, id: LinkId, name: &str, bytes: Bytes) -> usize {
-        let body = Body::new(body::detach(bytes));
-        let publications = self.table.publications(id, name, &body);
+        let (body, timestamp, position) = match self.names.is_live(name) {
+            false => (bytes, None, None),
+            true => match functions::parse_live(&bytes) {
+                Ok(live) => (live.body, live.timestamp, Some(live.position)),
+                Err(reason) => {
+                    self.unreadable.note(NAME, &reason);
+                    return 0;
+                }
+            },
+        };
+        let arrived = Arrived { body: Body::new(body::detach(body)), timestamp, position };
+        let publications = self.table.publications(id, name, &arrived);
         let count = publications.len();
         publications.into_iter().for_each(|publication| self.outlet.publish(publication));
         count

@@ -8,7 +8,7 @@ use std::{
 use fanfare_protocol::Body;
 
 use super::topology::slot_of;
-use crate::{InterestId, Publication};
+use crate::{InterestId, LivePosition, Publication};
 
 /// A connection that is subscribed on, never the same one twice.
 pub(super) type LinkId = u64;
@@ -73,6 +73,15 @@ pub(super) struct Outcome {
     pub(super) refused: Vec<InterestId>,
     /// What has to be unsubscribed.
     pub(super) unwanted: Vec<(LinkId, Arc<str>)>,
+}
+
+/// What came by a name.
+#[derive(Clone, Debug)]
+pub(super) struct Arrived {
+    pub(super) body: Body,
+    /// The node's time in milliseconds since the Unix epoch, where it is known.
+    pub(super) timestamp: Option<u64>,
+    pub(super) position: Option<LivePosition>,
 }
 
 /// An interest and the names that it needs.
@@ -269,16 +278,16 @@ impl Table {
     }
 
     /// For whom a message is that came by a connection; nobody, where the name has its place elsewhere: it may come there too.
-    pub(super) fn publications(&self, link: LinkId, name: &str, body: &Body) -> Vec<Publication> {
+    pub(super) fn publications(&self, link: LinkId, name: &str, arrived: &Arrived) -> Vec<Publication> {
         let Some(entry) = self.names.get(name).filter(|entry| entry.place.link() == Some(link)) else {
             return Vec::new();
         };
         let publication = |id: &InterestId| Publication {
             interest: *id,
             channel: None,
-            body: body.clone(),
-            timestamp: None,
-            position: None,
+            body: arrived.body.clone(),
+            timestamp: arrived.timestamp,
+            position: arrived.position.clone(),
         };
         entry.holders.iter().map(publication).collect()
     }

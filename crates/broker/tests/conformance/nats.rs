@@ -8,14 +8,14 @@ use std::{
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use fanfare_broker::{
-    Broker, BrokerError, BrokerEvent, BrokerOptions, Events, Interest, InterestId, Publish, Scope, open,
+    Broker, BrokerError, BrokerEvent, BrokerOptions, Events, HistoryOptions, Interest, InterestId, Publish, Scope, open,
 };
 use fanfare_protocol::{Channel, NatsSubjects, Tenant};
 use fanfare_testkit::{NatsServer, nats::NatsBuilder, wait_for};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
-    fixture::{Fixture, Outside, SOON, Server},
+    fixture::{Fixture, KeepsHistory, Outside, SOON, Server},
     node::{Node, Wanted, number, numbered},
     slow,
 };
@@ -43,6 +43,33 @@ impl Fixture for NatsFixture {
 
     async fn connections(&self) -> usize {
         connected_nodes(&self.0).await
+    }
+}
+
+impl KeepsHistory for NatsFixture {
+    async fn start_with_history() -> Self {
+        Self(NatsServer::builder().jetstream().start().await)
+    }
+
+    async fn connect_with(&self, history: HistoryOptions) -> (Arc<dyn Broker>, Events) {
+        open(&BrokerOptions { history, ..BrokerOptions::new(self.0.url()) }).await.unwrap()
+    }
+
+    async fn publish_with_headers(
+        &self,
+        tenant: &str,
+        channel: &str,
+        body: Bytes,
+        event: &str,
+        content_type: &str,
+    ) -> bool {
+        let outside = Plain::connect(&self.0).await;
+        let mut headers = HeaderMap::new();
+        headers.append("Fanfare-Event", event);
+        headers.append("Content-Type", content_type);
+        outside.client.publish_with_headers(outside.subject(tenant, channel), headers, body).await.unwrap();
+        outside.flush().await;
+        true
     }
 }
 
@@ -99,6 +126,7 @@ impl Outside for Plain {
 
 crate::every_broker!(NatsFixture);
 crate::every_server!(NatsFixture);
+crate::every_history!(NatsFixture);
 
 /// Connects, and delivers one publication there and back.
 async fn works(options: &BrokerOptions) {

@@ -2,16 +2,17 @@
 
 use std::{
     collections::HashSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use fanfare_broker::{
-    BrokerError, BrokerEvent, BrokerOptions, HistoryPage, HistoryRange, HistoryRead, LivePosition, Scope, open,
+    BrokerError, BrokerEvent, BrokerOptions, HistoryPage, HistoryRange, HistoryRead, LivePosition, Publish, Scope, open,
 };
 use fanfare_protocol::{Channel, Tenant};
-use fanfare_testkit::{NatsServer, wait_for};
+use fanfare_testkit::{NatsServer, TcpProxy, wait_for};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
@@ -27,7 +28,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// A server, and a node with a namespace `a` that keeps so much.
 async fn start(size: u32, ttl: Duration) -> (NatsServer, Node) {
     let server = jetstream().await;
-    let node = Node::over(open(&options(&server, size, ttl)).await.unwrap());
+    let node = Node::over(Box::pin(open(&options(&server, size, ttl))).await.unwrap());
     (server, node)
 }
 
@@ -171,6 +172,27 @@ async fn whole_is_what_is_proven() {
     }
     assert!(!after(&node, "a:quiet", 4).await.whole);
     assert!(after(&node, "a:quiet", 5).await.whole);
+}
+
+/// What a smaller size has taken away is not proven to be there by a larger one.
+#[tokio::test]
+async fn raising_the_size_proves_nothing_of_before() {
+    let (server, node) = start(3, MINUTE).await;
+    node.record("a:front", numbered(1)).await;
+    for number in 2..=9 {
+        node.record("a:b", numbered(number)).await;
+    }
+    node.close().await;
+    let node = Node::over(open(&options(&server, 100, MINUTE)).await.unwrap());
+    // The front is where it was, and the channel has 3 of 100.
+    let page = after(&node, "a:b", 1).await;
+    assert_eq!((page.whole, offsets(&page)), (false, vec![7, 8, 9]));
+    assert!(after(&node, "a:b", 7).await.whole);
+    for number in 10..=15 {
+        node.record("a:b", numbered(number)).await;
+    }
+    assert!(!after(&node, "a:b", 1).await.whole);
+    assert!(after(&node, "a:c", 9).await.whole && !after(&node, "a:c", 8).await.whole);
 }
 
 #[tokio::test]
@@ -322,27 +344,30 @@ async fn a_server_that_restarts_keeps_history_and_numbering() {
     assert_eq!(offsets(&after(&node, "a:b", 1).await), [2]);
 }
 
-/// Calls that are on their way when the server goes end by it, and do not wait for their time.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// Calls that are on their way when the connection is lost end by it, and do not wait for their time.
+#[tokio::test]
 async fn a_lost_connection_ends_what_waits() {
-    let (server, node) = start(100, MINUTE).await;
+    let server = jetstream().await;
+    let proxy = TcpProxy::start(server.address());
+    let options = BrokerOptions { url: format!("nats://{}", proxy.address()), ..options(&server, 100, MINUTE) };
+    let node = Node::over(open(&options).await.unwrap());
     node.record("a:b", numbered(1)).await;
-    server.pause();
-    let broker = std::sync::Arc::clone(&node.broker);
-    let channels = [(Tenant::parse("acme").unwrap(), Channel::parse("a:b").unwrap())];
-    let asking = tokio::spawn(async move { broker.positions(&channels).await });
-    let publishing = tokio::spawn({
-        let broker = std::sync::Arc::clone(&node.broker);
-        let (tenant, channel) = (Tenant::parse("acme").unwrap(), Channel::parse("a:b").unwrap());
-        async move { broker.publish(fanfare_broker::Publish { tenant, channel, body: numbered(2), id: None }).await }
-    });
-    // It is known to be on its way only by what it did not do.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    proxy.latency(MINUTE);
+    let (tenant, channel) = (Tenant::parse("acme").unwrap(), Channel::parse("a:b").unwrap());
+    let publish = Publish { tenant: tenant.clone(), channel: channel.clone(), body: numbered(2), id: None };
+    let (asks, publishes) = (Arc::clone(&node.broker), Arc::clone(&node.broker));
+    let asking = tokio::spawn(async move { asks.positions(&[(tenant, channel)]).await });
+    let publishing = tokio::spawn(async move { publishes.publish(publish).await });
+    // This test has one thread, so each of them runs until it waits.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
     assert!(!asking.is_finished() && !publishing.is_finished());
     let began = Instant::now();
-    server.kill();
-    assert!(matches!(asking.await.unwrap(), Err(BrokerError::Unavailable { .. })));
-    assert!(matches!(publishing.await.unwrap(), Err(BrokerError::Timeout { .. })));
+    proxy.cut();
+    let (asked, published) = (asking.await.unwrap(), publishing.await.unwrap());
+    assert!(matches!(asked, Err(BrokerError::Unavailable { .. })), "{asked:?}");
+    assert!(matches!(published, Err(BrokerError::Timeout { .. })), "{published:?}");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
@@ -421,11 +446,11 @@ async fn no_acknowledged_publication_is_lost_with_a_leader() {
             number += 1;
         }
     }
-    // A leader that is elected makes the node look at its positions, though its own server may be there as before.
+    // It may have been the node's own server, or another.
     let mut looked = false;
     while !looked {
         looked = match node.event().await {
-            BrokerEvent::Resumed(scope) => scope == Scope::All,
+            BrokerEvent::Resumed(_) => true,
             BrokerEvent::Publication(publication) => {
                 assert_eq!(publication.interest, interest);
                 false
@@ -435,7 +460,8 @@ async fn no_acknowledged_publication_is_lost_with_a_leader() {
     }
     for reader in [&node, &publisher] {
         let page = wait_for("a page", SOON, async || {
-            reader.read("a:b", HistoryRange::After(0), 10_000).await.ok().filter(|page| page.whole)
+            let page = reader.read("a:b", HistoryRange::After(0), 10_000).await;
+            page.ok().filter(|page| page.whole)
         })
         .await;
         let read: HashSet<u64> = offsets(&page).into_iter().collect();
@@ -449,4 +475,33 @@ async fn no_acknowledged_publication_is_lost_with_a_leader() {
         numbers.dedup();
         assert_eq!(numbers.len(), all, "something was published twice");
     }
+}
+
+/// A leader may have taken a publication and not republished it, so positions are looked at when another is elected: those of
+/// its stream only, and though no connection was lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_elected_lets_positions_be_looked_at() {
+    let servers = NatsServer::builder().jetstream().start_cluster(3).await;
+    let mut node = Node::over(open(&clustered(&servers)).await.unwrap());
+    node.add("acme", "live:x").await;
+    let interests = node.add_all("acme", &["a:b", "a:c"]).await;
+    let before = node.record("a:b", numbered(1)).await;
+    assert_eq!(live(&mut node).await.position, before);
+    let outside = Plain::connect(&servers[0]).await;
+    let stepped = api(&outside.client, "STREAM.LEADER.STEPDOWN.RT_a", Value::Null).await;
+    assert_eq!(stepped["success"], json!(true), "{stepped}");
+    let mut resumed = Vec::new();
+    while resumed.len() < 2 {
+        match node.event().await {
+            BrokerEvent::Resumed(Scope::Interest(interest)) => resumed.push(interest),
+            other => panic!("{other:?}"),
+        }
+    }
+    resumed.sort();
+    assert_eq!(resumed, interests);
+    let second = wait_for("the new leader", SOON, async || {
+        node.record_as("a:b", numbered(2), Some("2")).await.ok().and_then(|published| published.position)
+    })
+    .await;
+    assert!(before.is_before(&second));
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use async_nats::Client;
-use fanfare_broker::{BrokerError, BrokerEvent, BrokerOptions, HistoryOptions, Retention, Scope, Storage, open};
+use fanfare_broker::{
+    BrokerError, BrokerEvent, BrokerOptions, HistoryOptions, HistoryRange, Retention, Scope, Storage, open,
+};
 use fanfare_testkit::{NatsServer, wait_for};
 use serde_json::{Value, json};
 
@@ -175,7 +177,7 @@ async fn a_stream_that_is_deleted_is_made_anew_and_told() {
     assert_eq!(deleted["success"], json!(true));
     match node.event().await {
         BrokerEvent::Interrupted(interruption) => {
-            assert_eq!((interruption.scope, interruption.reason), (Scope::Interest(interest), "renumbered"));
+            assert_eq!((interruption.scope, interruption.reason), (Scope::Interest(interest), "new_epoch"));
         }
         other => panic!("{other:?}"),
     }
@@ -222,6 +224,39 @@ async fn a_stream_that_became_another_is_noticed_without_advisories() {
     let mut renumbered = false;
     while !renumbered {
         renumbered =
-            matches!(node.event().await, BrokerEvent::Interrupted(interruption) if interruption.reason == "renumbered");
+            matches!(node.event().await, BrokerEvent::Interrupted(interruption) if interruption.reason == "new_epoch");
     }
+}
+
+/// The permissions of docs/subjects.md are enough, and no more than needed to check streams is needed to check them.
+#[tokio::test]
+async fn the_permissions_of_the_documentation_are_enough() {
+    let reading = "\"rt.pub.>\", \"rt.ctl.>\", \"$JS.API.STREAM.INFO.RT_a\", \"$JS.API.STREAM.MSG.GET.RT_a\", \
+                   \"$JS.API.CONSUMER.CREATE.RT_a.>\", \"$JS.API.CONSUMER.MSG.NEXT.RT_a.>\", \
+                   \"$JS.API.CONSUMER.DELETE.RT_a.>\"";
+    let managing = "\"$JS.API.STREAM.CREATE.RT_a\", \"$JS.API.STREAM.UPDATE.RT_a\"";
+    let subscribe = "[\"rt.pub.>\", \"rt.live.>\", \"rt.ctl.>\", \"_INBOX.>\", \"$JS.EVENT.ADVISORY.STREAM.*.*\"]";
+    let user = |name: &str, publish: &str| {
+        format!("{{ user: {name}, password: p, permissions: {{ publish: [{publish}], subscribe: {subscribe} }} }}")
+    };
+    let users = [user("m", &format!("{reading}, {managing}")), user("c", reading)].join(", ");
+    let line = format!("authorization {{ users: [ {users} ] }}");
+    let server = NatsServer::builder().jetstream().line(&line).start().await;
+    let wanted = options(&server, 100, Duration::from_secs(60));
+    for (user, options) in [("m", wanted.clone()), ("c", checked(&wanted))] {
+        let options = BrokerOptions { url: format!("nats://{user}:p@{}", server.address()), ..options };
+        let mut node = Node::over(open(&options).await.unwrap());
+        let channel = format!("a:{user}");
+        node.add("acme", &channel).await;
+        for number in 0..70 {
+            let recorded = node.record(&channel, numbered(number)).await;
+            assert_eq!(node.publication().await.position.unwrap().position, recorded);
+        }
+        assert_eq!(node.read(&channel, HistoryRange::After(0), 1_000).await.unwrap().publications.len(), 70);
+        assert_eq!(node.read(&channel, HistoryRange::Before(None), 20).await.unwrap().publications.len(), 20);
+        assert!(!node.standing(&channel).await.unwrap().empty);
+        node.close().await;
+    }
+    wait_for("the log", SOON, async || server.process().log().contains("Server is ready").then_some(())).await;
+    assert!(!server.process().log().contains("Violation"), "{}", server.process().log());
 }

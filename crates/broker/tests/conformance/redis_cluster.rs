@@ -12,7 +12,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use fanfare_broker::{Broker, BrokerError, BrokerEvent, BrokerOptions, Events, InterestId, Scope, open};
+use fanfare_broker::{
+    Broker, BrokerError, BrokerEvent, BrokerOptions, Events, HistoryOptions, InterestId, Scope, open,
+};
 use fanfare_protocol::{Channel, RedisChannels, Tenant};
 use fanfare_testkit::{RedisCluster, RedisServer, redis::Reply, wait_for};
 use fred::{
@@ -24,12 +26,12 @@ use fred::{
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
-    fixture::{Fixture, Outside, SOON, Server},
+    fixture::{Fixture, KeepsHistory, Outside, SOON, Server},
     node::{Node, number, numbered},
 };
 
 /// A failover: 2 s until a master counts as dead, and a vote.
-const FAILOVER: Duration = Duration::from_secs(40);
+pub(crate) const FAILOVER: Duration = Duration::from_secs(40);
 
 /// Until a cluster is whole again.
 const WHOLE: Duration = Duration::from_secs(30);
@@ -40,7 +42,7 @@ static SHARED: Mutex<Option<RedisCluster>> = Mutex::const_new(None);
 pub(crate) struct ClusterFixture(MutexGuard<'static, Option<RedisCluster>>);
 
 impl ClusterFixture {
-    fn cluster(&self) -> &RedisCluster {
+    pub(crate) fn cluster(&self) -> &RedisCluster {
         self.0.as_ref().unwrap()
     }
 
@@ -52,6 +54,17 @@ impl ClusterFixture {
     async fn owner(&self, tenant: &str, channel: &str) -> usize {
         let cluster = self.cluster();
         cluster.owner(cluster.slot(&name(tenant, channel)).await).await
+    }
+
+    /// A master that is not this one.
+    pub(crate) async fn another_master(&self, not: usize) -> usize {
+        for slot in (0..16_384).step_by(1_000) {
+            let owner = self.cluster().owner(slot).await;
+            if owner != not {
+                return owner;
+            }
+        }
+        panic!("there is one master only")
     }
 
     /// A channel of each master, always the same where nothing has moved.
@@ -114,7 +127,7 @@ fn name(tenant: &str, channel: &str) -> String {
 }
 
 /// Starts what does not run, and waits until all is well; where that does not happen, says what the nodes say.
-async fn whole(cluster: &RedisCluster) {
+pub(crate) async fn whole(cluster: &RedisCluster) {
     if tokio::time::timeout(WHOLE, cluster.restart()).await.is_err() {
         for server in cluster.servers() {
             println!("{}: {:?}", server.address(), server.command(&["CLUSTER", "NODES"]).await);
@@ -144,6 +157,8 @@ impl Fixture for ClusterFixture {
             // A subscriber in a debug build reads slower than Redis writes; the suite is about our limits, not about its.
             let limit = ["CONFIG", "SET", "client-output-buffer-limit", "pubsub 0 0 0"];
             assert_eq!(server.command(&limit).await, Reply::Status("OK".to_owned()));
+            // On a replica it is refused; its master's is its own.
+            server.command(&["FLUSHALL"]).await;
         }
         // A case before this one may have failed.
         let deadline = Instant::now() + SOON;
@@ -266,8 +281,19 @@ impl Outside for Plain {
     }
 }
 
+impl KeepsHistory for ClusterFixture {
+    async fn start_with_history() -> Self {
+        Self::start().await
+    }
+
+    async fn connect_with(&self, history: HistoryOptions) -> (Arc<dyn Broker>, Events) {
+        open(&BrokerOptions { history, ..BrokerOptions::new(self.cluster().url()) }).await.unwrap()
+    }
+}
+
 crate::every_channel!(ClusterFixture);
 crate::every_server!(ClusterFixture);
+crate::every_history!(ClusterFixture);
 
 /// Connects, and delivers one publication there and back on each master.
 async fn works(options: &BrokerOptions, channels: &[String]) {

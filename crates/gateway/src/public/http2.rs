@@ -50,6 +50,8 @@ impl<F: Future + 'static> Executor<F> for ShardExecutor {
 #[derive(Default)]
 struct Requests {
     open: Cell<usize>,
+    /// There was one, so that the socket was no handshake that failed.
+    any: Cell<bool>,
     changed: Notify,
 }
 
@@ -96,6 +98,7 @@ impl PublicHttp {
                 ended = &mut serving => {
                     if let Err(error) = ended {
                         debug!(error, "an HTTP/2 socket failed");
+                        requests.count_refused("http");
                     }
                     return;
                 }
@@ -104,7 +107,7 @@ impl PublicHttp {
                     draining = true;
                     serving.as_mut().graceful_shutdown();
                 }
-                () = patience => return count_refused("timeout"),
+                () = patience => return requests.count_refused("timeout"),
             }
         }
     }
@@ -157,8 +160,18 @@ impl PublicHttp {
     }
 }
 
+impl Requests {
+    /// Counts the socket as one that was given up, unless it was of use before.
+    fn count_refused(&self, reason: &'static str) {
+        if !self.any.get() {
+            count_refused(reason);
+        }
+    }
+}
+
 impl OpenRequest {
     fn new(requests: Rc<Requests>) -> Self {
+        requests.any.set(true);
         requests.open.update(|open| open + 1);
         requests.changed.notify_one();
         Self(requests)

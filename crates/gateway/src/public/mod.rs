@@ -106,12 +106,7 @@ impl PublicHttp {
     fn upgrade<B>(&self, request: &Request<B>) -> Result<(Upgrade, Handshake), Refused> {
         let path = request.uri().path();
         if !self.websocket_paths.iter().any(|own| own == path) {
-            let paths = |paths: &[String]| paths.join(", ");
-            return Err(Refused::NotFound {
-                path: path.into(),
-                websocket: paths(&self.websocket_paths),
-                sse: paths(&self.sse_paths),
-            });
+            return Err(Refused::NotFound { path: path.into(), places: self.places() });
         }
         self.origins.check(request.headers())?;
         let upgrade = Upgrade::from_request(request, self.compression)?;
@@ -142,6 +137,15 @@ impl PublicHttp {
             }
         }
         Ok(Handshake { token, channels })
+    }
+
+    /// What there is instead, for people.
+    fn places(&self) -> String {
+        let mut places = format!("WebSocket clients connect at {}", self.websocket_paths.join(", "));
+        if !self.sse_paths.is_empty() {
+            places += &format!(", clients of server-sent events at {}", self.sse_paths.join(", "));
+        }
+        places
     }
 
     fn check_room(&self) -> Result<(), Refused> {

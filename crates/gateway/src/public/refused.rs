@@ -19,8 +19,8 @@ pub(super) const FULL_RETRY: Duration = Duration::from_secs(5);
 /// Why a request does not become a connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refused {
-    #[error("{path} is not here; WebSocket clients connect at {websocket}, clients of server-sent events at {sse}")]
-    NotFound { path: String, websocket: String, sse: String },
+    #[error("{path} is not here; {places}")]
+    NotFound { path: String, places: String },
     #[error(transparent)]
     Origin(#[from] OriginError),
     #[error(transparent)]

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use fanfare_protocol::{ErrorBody, ErrorCode, Missed};
-use fanfare_session::{Completion, Granted, OpId, Start};
+use fanfare_session::{Completion, Granted, Start};
 
 use super::{
     Shard, ShardState,
@@ -22,7 +22,7 @@ use crate::{
     encoding::EncodedPublication,
     hub::{
         STALLED,
-        message::{ConnectionId, HubRequest, Recoverer, Recovery, SlotId},
+        message::{HubRequest, Recoverer, Recovery, SlotId},
     },
     limits::PAGES_PER_TURN,
 };
@@ -34,15 +34,16 @@ impl Shard {
     /// A session subscribes to a channel with history that the hub has confirmed. Completes what needs no answer of the hub;
     /// carrying out what the session then wants is left to the caller.
     pub(super) fn begin(&self, state: &mut ShardState, slot: SlotId, waiting: Waiting) {
-        let Waiting { connection, op, start } = waiting;
+        let Waiting { connection, op, .. } = waiting;
         let Some(index) = state.place(connection) else { return self.drop_if_unused(state, slot) };
         // What is held for the others is before its position.
         self.seal(state, slot);
         let Some(topic) = state.topics.get_mut(slot) else { return };
         let Some(history) = &mut topic.history else { return };
+        let start = waiting.start.clone();
         let up_to_date = start.since.as_ref().is_some_and(|since| history.stands_at(since)) && !history.broken;
         if !up_to_date && start != Start::default() {
-            history.recovering.push((connection, op));
+            history.recovering.push(waiting);
             let (tenant, topic) = (topic.tenant.clone(), topic.topic.clone());
             let recoverer = Recoverer { shard: self.context.id, slot, session: Some((connection, op)) };
             return self.ask_hub(state, HubRequest::Recover { recoverer, tenant, topic, start });
@@ -67,10 +68,11 @@ impl Shard {
         self.seal(state, slot);
         let Some((connection, op)) = recoverer.session else { return self.take_repair(state, slot, result) };
         let Some(history) = state.topics.get_mut(slot).and_then(|topic| topic.history.as_mut()) else { return };
-        let Some(at) = history.recovering.iter().position(|own| *own == (connection, op)) else { return };
-        history.recovering.swap_remove(at);
+        let is_it = |own: &Waiting| (own.connection, own.op) == (connection, op);
+        let Some(at) = history.recovering.iter().position(is_it) else { return };
+        let waiting = history.recovering.swap_remove(at);
         match result {
-            Ok(recovery) if !history.broken => self.subscribe_to(state, slot, (connection, op), recovery),
+            Ok(recovery) if !history.broken => self.subscribe_to(state, slot, waiting, recovery),
             refused => {
                 let overloaded = || ErrorBody::new(ErrorCode::Unavailable, "this node is overloaded; try again");
                 let refusal = refused.err().unwrap_or_else(overloaded);
@@ -82,13 +84,8 @@ impl Shard {
 
     /// Tells the session that it is subscribed, with as much of what it gets first as half the outbox has room for. The
     /// rest follows as ordinary publications.
-    fn subscribe_to(
-        &self,
-        state: &mut ShardState,
-        slot: SlotId,
-        (connection, op): (ConnectionId, OpId),
-        recovery: Recovery,
-    ) {
+    fn subscribe_to(&self, state: &mut ShardState, slot: SlotId, waiting: Waiting, recovery: Recovery) {
+        let Waiting { connection, op, start } = waiting;
         let Some(index) = state.place(connection) else { return self.drop_if_unused(state, slot) };
         let Recovery { mut position, recovered, publications } = recovery;
         let own = &state.connections[index];
@@ -101,7 +98,9 @@ impl Shard {
         let (first, rest) = publications.split_at(fitting(&publications, room));
         if let Some(next) = rest.first().and_then(|publication| publication.position.as_ref()) {
             let last = first.last().and_then(|publication| publication.position.as_ref());
-            position.offset = last.map_or(next.offset.saturating_sub(1), |last| last.offset);
+            let since = start.since.as_ref().filter(|_| recovered == Some(true));
+            let before = last.or(since).map(|position| position.offset);
+            position.offset = before.unwrap_or(next.offset.saturating_sub(1));
         }
         state.metrics.delivered(first.len());
         let first = first.iter().map(|publication| publication.recorded().clone()).collect();
@@ -144,6 +143,10 @@ impl Shard {
             }
             let gave = self.give_page(state, index) | self.give_conflated(state, index);
             self.release_caught_up(state, index);
+            if state.connections[index].state != State::Open {
+                // Closed meanwhile: the close frame is still to be written.
+                return Flushed::Blocked;
+            }
             if !gave || state.connections[index].blocked {
                 return flushed;
             }

@@ -38,8 +38,8 @@ pub(super) struct TopicHistory {
     offset: u64,
     /// Publications were missed; the hub has been asked for them, and what comes before its answer is in the answer too.
     pub(super) broken: bool,
-    /// Sessions that the hub will tell what they missed.
-    pub(super) recovering: Vec<(ConnectionId, OpId)>,
+    /// Sessions that the hub will tell what they missed, and since when.
+    pub(super) recovering: Vec<Waiting>,
     /// Places of connections that are subscribed, and get what they missed first.
     pub(super) catching_up: Vec<u32>,
 }
@@ -214,7 +214,7 @@ impl ShardTopics {
                     found.subscribers.swap_remove(at);
                     self.subscriptions -= 1;
                 } else if let Some(history) = &mut found.history {
-                    history.recovering.retain(|(other, _)| *other != connection);
+                    history.recovering.retain(|other| other.connection != connection);
                     let before = history.catching_up.len();
                     history.catching_up.retain(|other| *other != connection.index);
                     self.subscriptions -= before - history.catching_up.len();
@@ -297,7 +297,7 @@ impl ShardTopics {
         };
         if let Some(history) = history {
             subscribers.extend(history.catching_up);
-            waiting.extend(history.recovering);
+            waiting.extend(history.recovering.into_iter().map(|one| (one.connection, one.op)));
         }
         self.subscriptions -= subscribers.len();
         Some(Ended { topic, waiting, subscribers })

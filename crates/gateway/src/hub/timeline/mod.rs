@@ -262,8 +262,8 @@ impl<P: Clone, W> Timeline<P, W> {
     /// One who subscribes wants what it missed, or the newest publications.
     pub(super) fn handle_recover(&mut self, now: Time, who: W, start: Start) {
         self.trim(now);
-        self.waiting.push(Waiting::new(who, start, self.config.recovery_publications));
-        self.resolve(now);
+        // Only this one: in a storm thousands wait already.
+        self.resolve_one(Waiting::new(who, start, self.config.recovery_publications));
         self.ask_next(now);
     }
 

@@ -66,20 +66,25 @@ impl<W> Waiting<W> {
 impl<P: Clone, W> Timeline<P, W> {
     /// Answers all who can be answered now.
     pub(super) fn resolve(&mut self, now: Time) {
-        let Some(last) = self.last.clone() else { return };
-        for mut waiting in std::mem::take(&mut self.waiting) {
-            match self.publications_for(&mut waiting, &last) {
-                Some(publications) => {
-                    let answer = Answer::Begin { position: last.clone(), recovered: waiting.recovered(), publications };
-                    self.effects.push_back(Effect::Answer(waiting.who, answer));
-                }
-                None => {
-                    self.ask |= waiting.is_ahead(&last) && !self.behind && self.question.is_none();
-                    self.waiting.push(waiting);
-                }
+        if self.last.is_some() {
+            std::mem::take(&mut self.waiting).into_iter().for_each(|waiting| self.resolve_one(waiting));
+            self.trim(now);
+        }
+    }
+
+    /// Answers one who can be answered now, or has it wait.
+    pub(super) fn resolve_one(&mut self, mut waiting: Waiting<W>) {
+        let Some(last) = self.last.clone() else { return self.waiting.push(waiting) };
+        match self.publications_for(&mut waiting, &last) {
+            Some(publications) => {
+                let answer = Answer::Begin { position: last, recovered: waiting.recovered(), publications };
+                self.effects.push_back(Effect::Answer(waiting.who, answer));
+            }
+            None => {
+                self.ask |= waiting.is_ahead(&last) && !self.behind && self.question.is_none();
+                self.waiting.push(waiting);
             }
         }
-        self.trim(now);
     }
 
     /// What is to be read for those who wait: all of them are served by it, or all but those that it shows to be too late.
