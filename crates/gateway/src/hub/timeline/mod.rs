@@ -7,6 +7,8 @@
 //! At most one question is at the broker at a time, however many clients wait for its answer. While publications are
 //! missing, newer ones are held back, within bounds: what does not fit is read later.
 
+#[cfg(test)]
+mod model;
 mod recovery;
 mod ring;
 #[cfg(test)]
@@ -207,7 +209,10 @@ impl<P: Clone, W> Timeline<P, W> {
 
     /// A publication came from the broker.
     pub(super) fn handle_live(&mut self, now: Time, live: LivePosition, entry: Entry<P>) {
-        self.take_live(now, live, entry);
+        if self.take_live(now, live, entry) {
+            // Others may have been published while it was on its way.
+            self.confirmed_at = self.confirmed_at.max(now - IN_FLIGHT);
+        }
         self.ask_next(now);
     }
 
@@ -264,14 +269,15 @@ impl<P: Clone, W> Timeline<P, W> {
 
     /// Time has reached what [`poll_timeout`](Self::poll_timeout) said.
     pub(super) fn handle_timeout(&mut self, now: Time) {
-        if let Some(last) = &self.last
-            && now >= self.check_at
-        {
-            match std::mem::take(&mut self.expected) {
-                0 => self.ask = true,
-                expected => self.behind |= expected > last.offset,
+        if now >= self.check_at {
+            if let Some(last) = &self.last {
+                match std::mem::take(&mut self.expected) {
+                    0 => self.ask = true,
+                    expected => self.behind |= expected > last.offset,
+                }
             }
-            self.check_at = now + self.config.check_interval;
+            // Also where the position is not known yet: else it would be time at once again.
+            self.check_at = now + self.check_interval();
             self.trim(now);
         }
         self.ask_next(now);
@@ -287,26 +293,28 @@ impl<P: Clone, W> Timeline<P, W> {
         self.effects.pop_front()
     }
 
-    fn take_live(&mut self, now: Time, live: LivePosition, entry: Entry<P>) {
-        let Some(last) = &self.last else { return self.hold(live, entry) };
-        if last.epoch != live.position.epoch {
-            // Which of the two epochs is the newer one, only the broker's leader knows.
-            self.ask = true;
-            return self.hold(live, entry);
+    /// Whether it was delivered.
+    fn take_live(&mut self, now: Time, live: LivePosition, entry: Entry<P>) -> bool {
+        let is_next = match &self.last {
+            None => false,
+            Some(last) if last.epoch != live.position.epoch => {
+                // Which of the two epochs is the newer one, only the broker's leader knows.
+                self.ask = true;
+                false
+            }
+            Some(last) if live.position.offset <= last.offset => return false,
+            Some(_) if self.behind || !self.held.is_empty() => false,
+            Some(last) => {
+                let is_next = self.is_next(now, last.offset, live.previous);
+                self.behind = !is_next;
+                is_next
+            }
+        };
+        match is_next {
+            true => self.deliver(now, entry),
+            false => self.hold(live, entry),
         }
-        if live.position.offset <= last.offset {
-            return;
-        }
-        if self.behind || !self.held.is_empty() {
-            return self.hold(live, entry);
-        }
-        if self.is_next(now, last.offset, live.previous) {
-            self.deliver(now, entry);
-            self.confirmed_at = now;
-        } else {
-            self.behind = true;
-            self.hold(live, entry);
-        }
+        is_next
     }
 
     /// Whether nothing lies between the last publication and one whose predecessor is this. Where the broker does not know
@@ -352,13 +360,15 @@ impl<P: Clone, W> Timeline<P, W> {
     fn take_standing(&mut self, now: Time, asked_at: Time, nothing_in_flight: bool, standing: Standing) {
         let Standing { position, empty } = standing;
         self.waiting.iter_mut().for_each(|waiting| waiting.asked(&position));
-        let Some(last) = &self.last else { return self.begin(now, asked_at, position, empty) };
+        let Some(last) = &mut self.last else { return self.begin(now, asked_at, position, empty) };
         if last.epoch != position.epoch {
-            return self.begin_anew(now, position);
+            return self.begin_anew(now, asked_at, position);
         }
-        if position.offset <= last.offset || empty {
-            // Where nothing is retained, nothing can be missing; the channel may just stand further on.
-            self.confirmed_at = asked_at;
+        // What was published since then would still be retained: the channel just stands further on.
+        let nothing_came = empty && now.since(self.confirmed_at) < self.config.ttl;
+        if position.offset <= last.offset || nothing_came {
+            last.offset = last.offset.max(position.offset);
+            self.confirmed_at = self.confirmed_at.max(asked_at);
         } else if nothing_in_flight || self.waiting.iter().any(|waiting| waiting.is_ahead(last)) {
             self.behind = true;
         } else {
@@ -374,13 +384,13 @@ impl<P: Clone, W> Timeline<P, W> {
         self.effects.push_back(Effect::Began(position.clone()));
         self.last = Some(position);
         self.confirmed_at = asked_at;
-        self.check_at = now + FIRST_CHECK;
+        self.check_at = now + FIRST_CHECK.min(self.check_interval());
         self.release_if_complete(now);
     }
 
     /// The numbering began anew. What was published before the first publication that came of it cannot be told from what
     /// came with the old one.
-    fn begin_anew(&mut self, now: Time, mut position: Position) {
+    fn begin_anew(&mut self, now: Time, asked_at: Time, mut position: Position) {
         let first = self.held.iter().find(|(live, _)| live.position.epoch == position.epoch);
         if let Some((live, _)) = first {
             position.offset = position.offset.min(live.previous.unwrap_or(live.position.offset.saturating_sub(1)));
@@ -388,7 +398,7 @@ impl<P: Clone, W> Timeline<P, W> {
         self.ring = Ring::new(position.offset, false);
         self.behind = false;
         self.expected = 0;
-        self.confirmed_at = now;
+        self.confirmed_at = asked_at;
         let from = self.last.replace(position.clone());
         if let Some(from) = from {
             self.effects.push_back(Effect::Gap { reason: NEW_EPOCH, from, to: position });
@@ -405,7 +415,7 @@ impl<P: Clone, W> Timeline<P, W> {
     fn take_page(&mut self, now: Time, asked_at: Time, read: Read, page: Page<P>) {
         let epoch = self.last.as_ref().map(|last| &last.epoch);
         if epoch != Some(&page.position.epoch) {
-            return self.begin_anew(now, page.position);
+            return self.begin_anew(now, asked_at, page.position);
         }
         match read {
             Read::Missed { after } => self.take_missed(now, asked_at, after, page),
@@ -476,11 +486,18 @@ impl<P: Clone, W> Timeline<P, W> {
             None => {
                 let nothing_in_flight = std::mem::take(&mut self.nothing_in_flight);
                 self.ask = false;
-                self.waiting.iter_mut().for_each(Waiting::ask);
+                if let Some(last) = &self.last {
+                    self.waiting.iter_mut().for_each(|waiting| waiting.ask(last));
+                }
                 self.question = Some(Question::Standing { asked_at: now, nothing_in_flight });
                 self.effects.push_back(Effect::Ask);
             }
         }
+    }
+
+    /// Often enough that what is published between two checks is still retained at the second.
+    fn check_interval(&self) -> Duration {
+        self.config.check_interval.min(self.config.ttl / 2)
     }
 
     fn trim(&mut self, now: Time) {

@@ -34,9 +34,9 @@ impl<W> Waiting<W> {
         self.start.since.as_ref().is_some_and(|since| since.epoch != last.epoch || since.offset > last.offset)
     }
 
-    /// The broker's leader is asked where the channel stands.
-    pub(super) fn ask(&mut self) {
-        self.asking = true;
+    /// The broker's leader is asked where the channel stands, which is of interest to those who are ahead.
+    pub(super) fn ask(&mut self, last: &Position) {
+        self.asking = self.is_ahead(last);
     }
 
     /// The broker's leader has said where the channel stands: a position ahead of that is none of this numbering.
@@ -51,8 +51,7 @@ impl<W> Waiting<W> {
 
     /// Its position cannot be recovered from; what is left is the newest publications, where it wants them.
     fn lose(&mut self) {
-        self.start.since = None;
-        self.not_recovered = true;
+        self.not_recovered |= self.start.since.take().is_some();
     }
 
     fn recovered(&self) -> Option<bool> {
@@ -122,15 +121,15 @@ impl<P: Clone, W> Timeline<P, W> {
             self.ring.extend_back(now, floor, reaches_back, entries);
         }
         self.read_newest = forward && !meets_the_ring;
-        let floor = self.ring.floor();
+        let (floor, most) = (self.ring.floor(), self.config.recovery_publications);
         for waiting in &mut self.waiting {
             match (&waiting.start.since, read) {
                 // What it needs is more than was read, or is not retained.
                 (Some(since), Read::Recovery { after }) if since.offset == after && since.offset < floor => {
                     waiting.lose()
                 }
-                (Some(since), Read::Newest { .. }) if since.offset < floor => waiting.lose(),
-                (None, Read::Newest { .. }) => waiting.read = true,
+                (Some(since), Read::Newest { count }) if count >= most && since.offset < floor => waiting.lose(),
+                (None, Read::Newest { count }) => waiting.read |= count >= waiting.start.rewind as usize,
                 _ => {}
             }
         }
