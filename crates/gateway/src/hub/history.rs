@@ -96,7 +96,7 @@ impl Timekeeper {
 
     pub(super) fn handle_seen(&mut self, position: &Position) {
         if self.began.is_none() {
-            self.timeline.handle_seen(position.offset);
+            self.timeline.handle_seen(position);
         }
     }
 }
