@@ -189,6 +189,7 @@ impl Hub {
 
     /// Looks at the timelines whose time has come.
     pub(super) fn handle_timers(&mut self) {
+        self.metrics.ring_bytes.set(self.histories.ring_bytes as f64);
         let now = self.clock.now();
         for _ in 0..TIMERS_PER_TURN {
             let Some(Reverse((at, id))) = self.histories.timers.peek().copied().filter(|Reverse((at, _))| *at <= now)
@@ -243,8 +244,9 @@ impl Hub {
                 self.histories.asking -= 1;
                 match result {
                     Ok(standings) => {
+                        let standings = standings.into_iter().map(Ok).chain(std::iter::repeat(Err(Failed)));
                         for (id, standing) in channels.into_iter().zip(standings) {
-                            self.with_timeline(id, |timeline, now| timeline.handle_standing(now, Ok(standing)));
+                            self.with_timeline(id, |timeline, now| timeline.handle_standing(now, standing));
                         }
                     }
                     Err(error) => {
@@ -305,21 +307,19 @@ impl Hub {
     fn with_timeline(&mut self, id: InterestId, handle: impl FnOnce(&mut Timeline<Kept, Recoverer>, Time)) {
         let now = self.clock.now();
         let Some(keeper) = self.topics.get_mut(id).and_then(|state| state.timeline.as_mut()) else { return };
-        let before = keeper.timeline.ring_bytes();
+        let before = keeper.timeline.bytes();
         handle(&mut keeper.timeline, now);
         let limit = self.histories.config.ring_bytes;
         let others = self.histories.ring_bytes.saturating_sub(before);
-        while others + keeper.timeline.ring_bytes() > limit && keeper.timeline.drop_oldest() {}
-        self.histories.ring_bytes = others + keeper.timeline.ring_bytes();
-        self.metrics.ring_bytes.set(self.histories.ring_bytes as f64);
+        while others + keeper.timeline.bytes() > limit && keeper.timeline.give_back() {}
+        self.histories.ring_bytes = others + keeper.timeline.bytes();
         self.pump(id);
     }
 
     /// The topic is gone, with its ring.
     pub(super) fn timeline_ended(&mut self, state: &TopicState) {
         if let Some(keeper) = &state.timeline {
-            self.histories.ring_bytes = self.histories.ring_bytes.saturating_sub(keeper.timeline.ring_bytes());
-            self.metrics.ring_bytes.set(self.histories.ring_bytes as f64);
+            self.histories.ring_bytes = self.histories.ring_bytes.saturating_sub(keeper.timeline.bytes());
         }
     }
 
@@ -389,8 +389,10 @@ impl Hub {
         let Topic::Channel(channel) = &state.topic else { return };
         for id in self.topics.matching(&state.tenant, channel) {
             let Some(state) = self.topics.get(id) else { continue };
+            // A pattern has no positions of its own.
+            let missed = (!state.topic.is_pattern()).then(|| missed.clone());
             for (shard, slot) in state.subscribers.clone() {
-                self.send(shard, ShardMessage::Gap { slot, reason, missed: Some(missed.clone()) });
+                self.send(shard, ShardMessage::Gap { slot, reason, missed: missed.clone() });
             }
         }
     }

@@ -42,6 +42,8 @@ use crate::{
     readiness::Readiness,
 };
 
+/// How soon an interest may be looked at again that stays because it leads others, at the least.
+const LEAST_LINGER: Duration = Duration::from_millis(1);
 /// The reason of an interruption that is never over; see [`Interruption`].
 const REFUSED: &str = "refused";
 /// Why subscribers are told of a gap when a pattern that led their topic ends.
@@ -237,7 +239,7 @@ impl Hub {
 
     /// Keeps the interest for a while after its last subscriber, who often comes back.
     fn linger(&mut self, id: InterestId) {
-        let until = Instant::now() + self.config.linger;
+        let until = Instant::now() + self.config.linger.max(LEAST_LINGER);
         if let Some(state) = self.topics.get_mut(id) {
             state.lingers_until = Some(until);
             if !std::mem::replace(&mut state.in_line, true) {

@@ -200,14 +200,18 @@ impl<P: Clone, W> Timeline<P, W> {
         self.last.as_ref()
     }
 
-    /// Bytes of the ring.
-    pub(super) fn ring_bytes(&self) -> usize {
-        self.ring.bytes()
+    /// Bytes of publications that it keeps.
+    pub(super) fn bytes(&self) -> usize {
+        self.ring.bytes() + self.held_bytes
     }
 
-    /// Gives back the memory of the oldest publication; `false` where there is none.
-    pub(super) fn drop_oldest(&mut self) -> bool {
-        self.ring.drop_oldest()
+    /// Gives memory back: what is held, which can be read later, else the oldest publication. `false` where there is none.
+    pub(super) fn give_back(&mut self) -> bool {
+        if self.held.is_empty() {
+            return self.ring.drop_oldest();
+        }
+        self.drop_held();
+        true
     }
 
     /// Whether a live publication is one that was delivered already: it need not be encoded.
@@ -357,10 +361,14 @@ impl<P: Clone, W> Timeline<P, W> {
         self.held_bytes += entry.bytes;
         self.held.push_back((live, entry));
         if self.held.len() > HELD_PUBLICATIONS || self.held_bytes > self.config.recovery_bytes {
-            self.held = VecDeque::new();
-            self.held_bytes = 0;
-            self.behind = true;
+            self.drop_held();
         }
+    }
+
+    fn drop_held(&mut self) {
+        self.held = VecDeque::new();
+        self.held_bytes = 0;
+        self.behind = true;
     }
 
     /// Takes what was held back, now that what was missing is delivered.
@@ -456,6 +464,10 @@ impl<P: Clone, W> Timeline<P, W> {
         if more && progress {
             return;
         }
+        if more {
+            // More that cannot be had.
+            self.lose(after, position.offset, &position.epoch);
+        }
         if let Some(last) = &mut self.last {
             last.offset = last.offset.max(position.offset);
         }
@@ -481,9 +493,11 @@ impl<P: Clone, W> Timeline<P, W> {
     /// Tells subscribers what they will not get.
     fn lose(&mut self, after: u64, up_to: u64, epoch: &Epoch) {
         let place = |offset| Position { offset, epoch: epoch.clone() };
-        self.ring = Ring::new(up_to.max(after), false);
-        self.last = Some(place(up_to.max(after)));
-        self.effects.push_back(Effect::Gap { reason: NOT_RETAINED, from: place(after), to: place(up_to.max(after)) });
+        if up_to > after {
+            self.ring = Ring::new(up_to, false);
+            self.last = Some(place(up_to));
+            self.effects.push_back(Effect::Gap { reason: NOT_RETAINED, from: place(after), to: place(up_to) });
+        }
     }
 
     /// Whether one of the publications that were held back when the broker was asked is not known to its leader.

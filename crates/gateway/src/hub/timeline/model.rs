@@ -152,7 +152,7 @@ impl World {
             Step::Resume => self.resume(),
             Step::NewEpoch => self.channel.begin_epoch(),
             Step::Subscribe { since, rewind } => self.subscribe(since.as_ref(), *rewind),
-            Step::DropOldest => _ = self.timeline.drop_oldest(),
+            Step::DropOldest => _ = self.timeline.give_back(),
         }
         let standing = self.channel.standing().position;
         if self.known.last() != Some(&standing) {

@@ -155,10 +155,11 @@ impl<P: Clone, W> Timeline<P, W> {
     /// What one is given first; `None` where the broker has to be asked before.
     fn publications_for(&self, waiting: &mut Waiting<W>, last: &Position) -> Option<Vec<P>> {
         if let Some(since) = &waiting.start.since {
-            if waiting.is_ahead(last) || since.offset < self.ring.floor() {
+            let in_ring = since.offset >= self.ring.floor();
+            if waiting.is_ahead(last) || !in_ring {
                 return None;
             }
-            let missed = self.missed_since(since.offset);
+            let missed = in_ring.then(|| self.missed_since(since.offset)).flatten();
             if missed.is_some() {
                 return missed;
             }
