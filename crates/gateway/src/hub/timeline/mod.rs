@@ -121,8 +121,8 @@ pub(super) struct Timeline<P, W> {
     config: TimelineConfig,
     /// Up to where everything is delivered; `None` until it is known where the channel stands.
     last: Option<Position>,
-    /// When `last` was last known to be the end of the channel.
-    confirmed_at: Time,
+    /// When `last` was last known to be the end of the channel, if it was.
+    confirmed_at: Option<Time>,
     ring: Ring<P>,
     /// Publications that came while others before them are missing.
     held: VecDeque<(LivePosition, Entry<P>)>,
@@ -160,7 +160,7 @@ impl<P: Clone, W> Timeline<P, W> {
         let mut timeline = Self {
             config,
             last: None,
-            confirmed_at: now,
+            confirmed_at: None,
             ring: Ring::new(0, false),
             held: VecDeque::new(),
             held_bytes: 0,
@@ -211,7 +211,7 @@ impl<P: Clone, W> Timeline<P, W> {
     pub(super) fn handle_live(&mut self, now: Time, live: LivePosition, entry: Entry<P>) {
         if self.take_live(now, live, entry) {
             // Others may have been published while it was on its way.
-            self.confirmed_at = self.confirmed_at.max(now - IN_FLIGHT);
+            self.confirmed_at = self.confirmed_at.max(Some(now - IN_FLIGHT));
         }
         self.ask_next(now);
     }
@@ -272,7 +272,8 @@ impl<P: Clone, W> Timeline<P, W> {
         if now >= self.check_at {
             if let Some(last) = &self.last {
                 match std::mem::take(&mut self.expected) {
-                    0 => self.ask = true,
+                    // What is asked already comes first: the check is not urgent.
+                    0 => self.ask |= self.question.is_none(),
                     expected => self.behind |= expected > last.offset,
                 }
             }
@@ -322,8 +323,13 @@ impl<P: Clone, W> Timeline<P, W> {
     fn is_next(&self, now: Time, last: u64, previous: Option<u64>) -> bool {
         match previous {
             Some(previous) => previous <= last,
-            None => now.since(self.confirmed_at) < self.config.ttl,
+            None => self.would_know(now),
         }
+    }
+
+    /// Whether all that came behind `last` is still retained.
+    fn would_know(&self, now: Time) -> bool {
+        self.confirmed_at.is_some_and(|at| now.since(at) < self.config.ttl)
     }
 
     fn deliver(&mut self, now: Time, entry: Entry<P>) {
@@ -360,15 +366,16 @@ impl<P: Clone, W> Timeline<P, W> {
     fn take_standing(&mut self, now: Time, asked_at: Time, nothing_in_flight: bool, standing: Standing) {
         let Standing { position, empty } = standing;
         self.waiting.iter_mut().for_each(|waiting| waiting.asked(&position));
+        let would_know = self.would_know(now);
         let Some(last) = &mut self.last else { return self.begin(now, asked_at, position, empty) };
         if last.epoch != position.epoch {
             return self.begin_anew(now, asked_at, position);
         }
-        // What was published since then would still be retained: the channel just stands further on.
-        let nothing_came = empty && now.since(self.confirmed_at) < self.config.ttl;
+        // What had come behind `last` would be retained: the channel just stands further on.
+        let nothing_came = empty && self.held.is_empty() && would_know;
         if position.offset <= last.offset || nothing_came {
             last.offset = last.offset.max(position.offset);
-            self.confirmed_at = self.confirmed_at.max(asked_at);
+            self.confirmed_at = self.confirmed_at.max(Some(asked_at));
         } else if nothing_in_flight || self.waiting.iter().any(|waiting| waiting.is_ahead(last)) {
             self.behind = true;
         } else {
@@ -383,7 +390,7 @@ impl<P: Clone, W> Timeline<P, W> {
         self.ring = Ring::new(position.offset, empty);
         self.effects.push_back(Effect::Began(position.clone()));
         self.last = Some(position);
-        self.confirmed_at = asked_at;
+        self.confirmed_at = Some(asked_at);
         self.check_at = now + FIRST_CHECK.min(self.check_interval());
         self.release_if_complete(now);
     }
@@ -391,14 +398,19 @@ impl<P: Clone, W> Timeline<P, W> {
     /// The numbering began anew. What was published before the first publication that came of it cannot be told from what
     /// came with the old one.
     fn begin_anew(&mut self, now: Time, asked_at: Time, mut position: Position) {
+        let stands = position.offset;
         let first = self.held.iter().find(|(live, _)| live.position.epoch == position.epoch);
         if let Some((live, _)) = first {
-            position.offset = position.offset.min(live.previous.unwrap_or(live.position.offset.saturating_sub(1)));
+            position.offset = stands.min(live.previous.unwrap_or(live.position.offset.saturating_sub(1)));
         }
         self.ring = Ring::new(position.offset, false);
         self.behind = false;
-        self.expected = 0;
-        self.confirmed_at = asked_at;
+        (self.expected, self.confirmed_at) = (0, Some(asked_at));
+        if position.offset < stands {
+            // Not all of it may have come.
+            (self.expected, self.confirmed_at) = (stands, None);
+            self.check_at = now + IN_FLIGHT;
+        }
         let from = self.last.replace(position.clone());
         if let Some(from) = from {
             self.effects.push_back(Effect::Gap { reason: NEW_EPOCH, from, to: position });
@@ -425,8 +437,8 @@ impl<P: Clone, W> Timeline<P, W> {
 
     fn take_missed(&mut self, now: Time, asked_at: Time, after: u64, page: Page<P>) {
         let Page { entries, position, more, whole } = page;
-        if !whole {
-            let lost_up_to = entries.first().map_or(position.offset, |entry| entry.offset.saturating_sub(1));
+        let lost_up_to = entries.first().map_or(position.offset, |entry| entry.offset.saturating_sub(1));
+        if !whole && lost_up_to > after {
             self.lose(after, lost_up_to, &position.epoch);
         }
         let delivered = self.last.as_ref().map_or(0, |last| last.offset);
@@ -441,16 +453,16 @@ impl<P: Clone, W> Timeline<P, W> {
             last.offset = last.offset.max(position.offset);
         }
         self.behind = false;
-        self.confirmed_at = asked_at;
+        self.confirmed_at = Some(asked_at);
         self.release(now);
     }
 
     /// Tells subscribers what they will not get.
     fn lose(&mut self, after: u64, up_to: u64, epoch: &Epoch) {
         let place = |offset| Position { offset, epoch: epoch.clone() };
-        self.ring = Ring::new(up_to.max(after), false);
-        self.last = Some(place(up_to.max(after)));
-        self.effects.push_back(Effect::Gap { reason: NOT_RETAINED, from: place(after), to: place(up_to.max(after)) });
+        self.ring = Ring::new(up_to, false);
+        self.last = Some(place(up_to));
+        self.effects.push_back(Effect::Gap { reason: NOT_RETAINED, from: place(after), to: place(up_to) });
     }
 
     fn failed(&mut self, now: Time) {

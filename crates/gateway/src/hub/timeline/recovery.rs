@@ -121,14 +121,16 @@ impl<P: Clone, W> Timeline<P, W> {
             self.ring.extend_back(now, floor, reaches_back, entries);
         }
         self.read_newest = forward && !meets_the_ring;
-        let (floor, most) = (self.ring.floor(), self.config.recovery_publications);
+        let floor = self.ring.floor();
+        let most = self.config.recovery_publications;
+        let is_all_it_may_get = more && matches!(read, Read::Newest { count } if count >= most);
         for waiting in &mut self.waiting {
             match (&waiting.start.since, read) {
                 // What it needs is more than was read, or is not retained.
                 (Some(since), Read::Recovery { after }) if since.offset == after && since.offset < floor => {
                     waiting.lose()
                 }
-                (Some(since), Read::Newest { count }) if count >= most && since.offset < floor => waiting.lose(),
+                (Some(since), Read::Newest { .. }) if is_all_it_may_get && since.offset < floor => waiting.lose(),
                 (None, Read::Newest { count }) => waiting.read |= count >= waiting.start.rewind as usize,
                 _ => {}
             }

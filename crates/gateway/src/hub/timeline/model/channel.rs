@@ -138,8 +138,17 @@ impl Channel {
         self.numbering == Numbering::Nats && !self.is_whole(after)
     }
 
+    /// Of offsets before this a page of the newest does not say whether the publications that it leaves out lie behind them.
+    pub(super) fn cut_at(&self, read: Read, page: &Page<Published>, most: usize) -> u64 {
+        let is_full = matches!(read, Read::Newest { count } if count >= most);
+        let is_cut = self.numbering == Numbering::Nats && is_full && page.more;
+        page.entries.first().filter(|_| is_cut).map_or(0, |first| first.offset - 1)
+    }
+
     /// Reads up to where the channel stood when the read began.
     pub(super) fn read(&self, read: Read, target: u64, config: &TimelineConfig) -> Page<Published> {
+        // The others read at one moment.
+        let target = if self.numbering == Numbering::Nats { target } else { self.head };
         let (after, most) = match read {
             Read::Missed { after } | Read::Recovery { after } => (after, config.recovery_publications),
             Read::Newest { count } => (0, count),
