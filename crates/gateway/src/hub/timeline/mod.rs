@@ -37,6 +37,9 @@ const RETRY: Duration = Duration::from_millis(100);
 /// The longest such pause.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
+/// Reads one after the other that do not bring what came live, after which it is taken for nothing.
+const MOST_FRUITLESS: u32 = 3;
+
 /// Why subscribers are told of a gap: what they missed is not retained any more.
 const NOT_RETAINED: &str = "not_retained";
 /// Why subscribers are told of a gap: the channel's numbering began anew.
@@ -129,11 +132,13 @@ pub(super) struct Timeline<P, W> {
     held_bytes: usize,
     /// Something behind `last` has to be read.
     behind: bool,
-    /// Behind this, others of the channel's subscribers have seen it by another way.
-    seen: u64,
+    /// Up to here, others of the channel's subscribers have got it by a pattern.
+    seen: Option<Position>,
     waiting: Vec<Waiting<W>>,
     /// A read for the one who waits longest did not meet the ring: the next one is for all.
     read_newest: bool,
+    /// A read has shown that one who waits comes too late.
+    some_too_late: bool,
     question: Option<Question>,
     /// The broker should be asked where the channel stands.
     ask: bool,
@@ -144,14 +149,20 @@ pub(super) struct Timeline<P, W> {
     check_at: Time,
     retry_at: Time,
     failures: u32,
+    /// Reads one after the other that did not bring what came live.
+    fruitless: u32,
+    /// The leader stood before what was delivered.
+    gone_back: bool,
     effects: VecDeque<Effect<P, W>>,
 }
 
 /// What the broker has been asked.
 #[derive(Clone, Copy, Debug)]
 enum Question {
-    Standing { asked_at: Time, nothing_in_flight: bool },
-    Read { asked_at: Time, read: Read },
+    /// `last` is what had been delivered then.
+    Standing { asked_at: Time, nothing_in_flight: bool, last: u64 },
+    /// So many publications were held back then.
+    Read { asked_at: Time, read: Read, held: usize },
 }
 
 impl<P: Clone, W> Timeline<P, W> {
@@ -165,9 +176,10 @@ impl<P: Clone, W> Timeline<P, W> {
             held: VecDeque::new(),
             held_bytes: 0,
             behind: false,
-            seen: 0,
+            seen: None,
             waiting: Vec::new(),
             read_newest: false,
+            some_too_late: false,
             question: None,
             ask: true,
             nothing_in_flight: false,
@@ -175,6 +187,8 @@ impl<P: Clone, W> Timeline<P, W> {
             check_at: now + config.check_interval,
             retry_at: now,
             failures: 0,
+            fruitless: 0,
+            gone_back: false,
             effects: VecDeque::new(),
         };
         timeline.ask_next(now);
@@ -201,10 +215,12 @@ impl<P: Clone, W> Timeline<P, W> {
         self.last.as_ref().is_some_and(|last| last.epoch == position.epoch && position.offset <= last.offset)
     }
 
-    /// Others of the channel's subscribers have got the publication with this offset by a pattern. Counts until the
-    /// position is known.
-    pub(super) fn handle_seen(&mut self, offset: u64) {
-        self.seen = self.seen.max(offset);
+    /// Others of the channel's subscribers have got the publication at this position by a pattern. Counts until the
+    /// channel's own is known.
+    pub(super) fn handle_seen(&mut self, position: &Position) {
+        if self.seen.as_ref().is_none_or(|seen| seen.epoch != position.epoch || seen.is_before(position)) {
+            self.seen = Some(position.clone());
+        }
     }
 
     /// A publication came from the broker.
@@ -218,12 +234,14 @@ impl<P: Clone, W> Timeline<P, W> {
 
     /// The broker says where the channel stands.
     pub(super) fn handle_standing(&mut self, now: Time, result: Result<Standing, Failed>) {
-        let Some(Question::Standing { asked_at, nothing_in_flight }) = self.question.take() else { return };
+        let Some(Question::Standing { asked_at, nothing_in_flight, last }) = self.question.take() else { return };
         match result {
             Err(Failed) => self.failed(now),
             Ok(standing) => {
                 self.failures = 0;
-                self.take_standing(now, asked_at, nothing_in_flight, standing);
+                if !self.goes_back(now, asked_at, last, &standing.position) {
+                    self.take_standing(now, asked_at, nothing_in_flight, standing);
+                }
             }
         }
         self.resolve(now);
@@ -232,17 +250,12 @@ impl<P: Clone, W> Timeline<P, W> {
 
     /// The broker says what it retains.
     pub(super) fn handle_page(&mut self, now: Time, result: Result<Page<P>, Failed>) {
-        let Some(Question::Read { asked_at, read }) = self.question.take() else { return };
+        let Some(Question::Read { asked_at, read, held }) = self.question.take() else { return };
         match result {
-            Err(Failed) => {
-                self.failed(now);
-                if !matches!(read, Read::Missed { .. }) {
-                    self.give_up_reading();
-                }
-            }
+            Err(Failed) => self.failed(now),
             Ok(page) => {
                 self.failures = 0;
-                self.take_page(now, asked_at, read, page);
+                self.take_page(now, asked_at, (read, held), page);
             }
         }
         self.resolve(now);
@@ -291,7 +304,12 @@ impl<P: Clone, W> Timeline<P, W> {
 
     /// The next thing to do. Call until `None` after every `handle_*`.
     pub(super) fn poll_effect(&mut self) -> Option<Effect<P, W>> {
-        self.effects.pop_front()
+        let effect = self.effects.pop_front();
+        if self.effects.is_empty() {
+            // A page may have been large, and most channels are idle most of the time.
+            self.effects = VecDeque::new();
+        }
+        effect
     }
 
     /// Whether it was delivered.
@@ -386,8 +404,9 @@ impl<P: Clone, W> Timeline<P, W> {
     }
 
     fn begin(&mut self, now: Time, asked_at: Time, mut position: Position, empty: bool) {
-        position.offset = position.offset.max(self.seen);
-        self.ring = Ring::new(position.offset, empty);
+        let seen = self.seen.take().filter(|seen| position.is_before(seen));
+        self.ring = Ring::new(seen.as_ref().map_or(position.offset, |seen| seen.offset), empty && seen.is_none());
+        position = seen.unwrap_or(position);
         self.effects.push_back(Effect::Began(position.clone()));
         self.last = Some(position);
         self.confirmed_at = Some(asked_at);
@@ -424,18 +443,18 @@ impl<P: Clone, W> Timeline<P, W> {
         }
     }
 
-    fn take_page(&mut self, now: Time, asked_at: Time, read: Read, page: Page<P>) {
+    fn take_page(&mut self, now: Time, asked_at: Time, (read, held): (Read, usize), page: Page<P>) {
         let epoch = self.last.as_ref().map(|last| &last.epoch);
         if epoch != Some(&page.position.epoch) {
             return self.begin_anew(now, asked_at, page.position);
         }
         match read {
-            Read::Missed { after } => self.take_missed(now, asked_at, after, page),
+            Read::Missed { after } => self.take_missed(now, asked_at, (after, held), page),
             Read::Recovery { .. } | Read::Newest { .. } => self.take_recovery(now, read, page),
         }
     }
 
-    fn take_missed(&mut self, now: Time, asked_at: Time, after: u64, page: Page<P>) {
+    fn take_missed(&mut self, now: Time, asked_at: Time, (after, held): (u64, usize), page: Page<P>) {
         let Page { entries, position, more, whole } = page;
         let lost_up_to = entries.first().map_or(position.offset, |entry| entry.offset.saturating_sub(1));
         if !whole && lost_up_to > after {
@@ -452,6 +471,20 @@ impl<P: Clone, W> Timeline<P, W> {
         if let Some(last) = &mut self.last {
             last.offset = last.offset.max(position.offset);
         }
+        if !progress && self.are_unknown(held, &position) {
+            self.fruitless += 1;
+            if self.fruitless < MOST_FRUITLESS {
+                self.pause(now);
+                return;
+            }
+            // What came live, the leader does not have and will not: nobody can be given what lies before it.
+            let unknown = |(live, _): &(LivePosition, Entry<P>)| live.position.offset > position.offset;
+            let (before, since): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.held).into_iter().enumerate().partition(|(at, _)| *at < held);
+            let kept = before.into_iter().filter(|(_, one)| !unknown(one)).chain(since);
+            self.held = kept.map(|(_, one)| one).collect();
+        }
+        self.fruitless = 0;
         self.behind = false;
         self.confirmed_at = Some(asked_at);
         self.release(now);
@@ -465,15 +498,45 @@ impl<P: Clone, W> Timeline<P, W> {
         self.effects.push_back(Effect::Gap { reason: NOT_RETAINED, from: place(after), to: place(up_to) });
     }
 
+    /// Whether one of the publications that were held back when the broker was asked is not known to its leader.
+    fn are_unknown(&self, held: usize, position: &Position) -> bool {
+        let is_unknown =
+            |live: &LivePosition| live.position.epoch == position.epoch && live.position.offset > position.offset;
+        self.held.iter().take(held).any(|(live, _)| is_unknown(live))
+    }
+
+    /// A leader that twice stands before what was delivered has lost its end: what it numbers from now on is another
+    /// numbering, whatever it is called.
+    fn goes_back(&mut self, now: Time, asked_at: Time, last: u64, position: &Position) -> bool {
+        let same = self.last.as_ref().is_some_and(|own| own.epoch == position.epoch);
+        if !same || position.offset >= last {
+            self.gone_back = false;
+            return false;
+        }
+        if std::mem::replace(&mut self.gone_back, true) {
+            self.gone_back = false;
+            self.begin_anew(now, asked_at, position.clone());
+        } else {
+            self.check_at = now + IN_FLIGHT;
+        }
+        true
+    }
+
     fn failed(&mut self, now: Time) {
-        let pause = RETRY.saturating_mul(1 << self.failures.min(16)).min(LONGEST_RETRY);
-        self.failures += 1;
-        self.retry_at = now + pause;
+        self.pause(now);
         if self.last.is_none() {
             self.effects.push_back(Effect::NotBegun);
         }
         self.ask = true;
-        self.give_up_asking();
+        // Who could be answered from the ring has been.
+        self.give_up();
+    }
+
+    /// Asks nothing for a while, the longer the more often it was of no use.
+    fn pause(&mut self, now: Time) {
+        let pause = RETRY.saturating_mul(1 << self.failures.min(16)).min(LONGEST_RETRY);
+        self.failures += 1;
+        self.retry_at = now + pause;
     }
 
     fn wants_to_ask(&self) -> bool {
@@ -492,7 +555,7 @@ impl<P: Clone, W> Timeline<P, W> {
         };
         match read {
             Some(read) => {
-                self.question = Some(Question::Read { asked_at: now, read });
+                self.question = Some(Question::Read { asked_at: now, read, held: self.held.len() });
                 self.effects.push_back(Effect::Read(read));
             }
             None => {
@@ -501,7 +564,8 @@ impl<P: Clone, W> Timeline<P, W> {
                 if let Some(last) = &self.last {
                     self.waiting.iter_mut().for_each(|waiting| waiting.ask(last));
                 }
-                self.question = Some(Question::Standing { asked_at: now, nothing_in_flight });
+                let last = self.last.as_ref().map_or(0, |last| last.offset);
+                self.question = Some(Question::Standing { asked_at: now, nothing_in_flight, last });
                 self.effects.push_back(Effect::Ask);
             }
         }

@@ -105,7 +105,7 @@ fn what_came_before_the_position_was_known_is_delivered_behind_it() {
 fn what_others_have_seen_by_a_pattern_is_not_delivered_again() {
     let mut timeline = Tested::new(at(0), CONFIG);
     timeline.live(1, 5, 4);
-    timeline.handle_seen(5);
+    timeline.handle_seen(&place(5));
     assert_eq!(timeline.stands(2, standing(4)), ["began 5"]);
 }
 
