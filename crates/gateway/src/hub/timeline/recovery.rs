@@ -130,8 +130,10 @@ impl<P: Clone, W> Timeline<P, W> {
         self.some_too_late |= forward && !whole;
         let floor = self.ring.floor();
         let most = self.config.recovery_publications;
+        let last = self.last.clone();
         let is_all_it_may_get = more && matches!(read, Read::Newest { count } if count >= most);
-        for waiting in &mut self.waiting {
+        let is_concerned = |waiting: &&mut Waiting<W>| last.as_ref().is_some_and(|last| !waiting.is_ahead(last));
+        for waiting in self.waiting.iter_mut().filter(is_concerned) {
             match (&waiting.start.since, read) {
                 // What it needs is more than was read, or is not retained.
                 (Some(since), Read::Recovery { after }) if since.offset <= after && since.offset < floor && !whole => {
