@@ -37,6 +37,8 @@ type Kept = Option<Arc<EncodedPublication>>;
 pub(super) struct Timekeeper {
     timeline: Timeline<Kept, Recoverer>,
     wakes_at: Option<Time>,
+    /// Patterns were told that they miss what came to them after the channel had gone on.
+    told_patterns: bool,
     /// Where it began; up to here patterns go their own way.
     began: Option<Position>,
 }
@@ -136,7 +138,7 @@ impl Hub {
         // Else all channels that were subscribed to together would be asked about together for ever.
         config.check_interval = config.check_interval.mul_f64(0.9 + 0.2 * fastrand::f64());
         let timeline = Timeline::new(now, config);
-        state.timeline = Some(Box::new(Timekeeper { timeline, wakes_at: None, began: None }));
+        state.timeline = Some(Box::new(Timekeeper { timeline, wakes_at: None, told_patterns: false, began: None }));
         self.pump(id);
         true
     }
@@ -465,7 +467,10 @@ impl Hub {
             return false;
         }
         if keeper.has_moved() {
-            // The channel's own interest was faster: delivered now, this would come after what is newer.
+            // The channel's own interest was faster: delivered now, this would come after what is newer. Told once.
+            if std::mem::replace(&mut keeper.told_patterns, true) {
+                return false;
+            }
             let id = publication.interest;
             self.tell_gap(&[id], INTEREST_CHANGED);
             return false;

@@ -138,14 +138,20 @@ impl Hub {
             tokio::select! {
                 biased;
                 () = cancelled.cancelled() => return,
-                Some(result) = self.calls.next() => self.handle_call_result(result),
+                Some(result) = self.calls.next() => {
+                    self.handle_call_result(result);
+                    self.handle_waiting_events(&mut events);
+                }
                 Some(request) = requests.recv() => {
                     self.handle_requests(request, &mut requests);
                     self.handle_waiting_events(&mut events);
                 }
                 () = tokio::time::sleep(SHARD_RETRY), if has_backlog => {}
                 () = sleep_until(linger_ends), if self.removing == 0 => self.handle_linger_end(Instant::now()),
-                () = sleep_until(timer) => self.handle_timers(),
+                () = sleep_until(timer) => {
+                    self.handle_timers();
+                    self.handle_waiting_events(&mut events);
+                }
                 count = events.recv_many(&mut batch, HUB_EVENTS_PER_TURN) => {
                     if count == 0 {
                         warn!(broker = self.broker.name(), "the broker's event stream has ended");

@@ -124,8 +124,8 @@ pub(super) struct Timeline<P, W> {
     config: TimelineConfig,
     /// Up to where everything is delivered; `None` until it is known where the channel stands.
     last: Option<Position>,
-    /// When `last` was last known to be the end of the channel.
-    confirmed_at: Time,
+    /// When `last` was last known to be the end of the channel, if it was.
+    confirmed_at: Option<Time>,
     ring: Ring<P>,
     /// Publications that came while others before them are missing.
     held: VecDeque<(LivePosition, Entry<P>)>,
@@ -151,8 +151,8 @@ pub(super) struct Timeline<P, W> {
     failures: u32,
     /// Reads one after the other that did not bring what came live.
     fruitless: u32,
-    /// The leader stood before what was delivered.
-    gone_back: bool,
+    /// When a leader was asked that stood before what was delivered.
+    gone_back: Option<Time>,
     effects: VecDeque<Effect<P, W>>,
 }
 
@@ -171,7 +171,7 @@ impl<P: Clone, W> Timeline<P, W> {
         let mut timeline = Self {
             config,
             last: None,
-            confirmed_at: now,
+            confirmed_at: None,
             ring: Ring::new(0, false),
             held: VecDeque::new(),
             held_bytes: 0,
@@ -188,7 +188,7 @@ impl<P: Clone, W> Timeline<P, W> {
             retry_at: now,
             failures: 0,
             fruitless: 0,
-            gone_back: false,
+            gone_back: None,
             effects: VecDeque::new(),
         };
         timeline.ask_next(now);
@@ -231,7 +231,7 @@ impl<P: Clone, W> Timeline<P, W> {
     pub(super) fn handle_live(&mut self, now: Time, live: LivePosition, entry: Entry<P>) {
         if self.take_live(now, live, entry) {
             // Others may have been published while it was on its way.
-            self.confirmed_at = self.confirmed_at.max(now - IN_FLIGHT);
+            self.confirmed_at = self.confirmed_at.max(Some(now - IN_FLIGHT));
         }
         self.ask_next(now);
     }
@@ -243,7 +243,10 @@ impl<P: Clone, W> Timeline<P, W> {
             Err(Failed) => self.failed(now),
             Ok(standing) => {
                 self.failures = 0;
-                if !self.goes_back(now, asked_at, last, &standing.position) {
+                if self.goes_back(now, asked_at, last, &standing.position) {
+                    self.nothing_in_flight |= nothing_in_flight;
+                    self.waiting.iter_mut().for_each(|waiting| waiting.asked(&standing.position));
+                } else {
                     self.take_standing(now, asked_at, nothing_in_flight, standing);
                 }
             }
@@ -289,7 +292,8 @@ impl<P: Clone, W> Timeline<P, W> {
         if now >= self.check_at {
             if let Some(last) = &self.last {
                 match std::mem::take(&mut self.expected) {
-                    0 => self.ask = true,
+                    // What is asked already comes first: the check is not urgent.
+                    0 => self.ask |= self.question.is_none(),
                     expected => self.behind |= expected > last.offset,
                 }
             }
@@ -344,8 +348,13 @@ impl<P: Clone, W> Timeline<P, W> {
     fn is_next(&self, now: Time, last: u64, previous: Option<u64>) -> bool {
         match previous {
             Some(previous) => previous <= last,
-            None => now.since(self.confirmed_at) < self.config.ttl,
+            None => self.would_know(now),
         }
+    }
+
+    /// Whether all that came behind `last` is still retained.
+    fn would_know(&self, now: Time) -> bool {
+        self.confirmed_at.is_some_and(|at| now.since(at) < self.config.ttl)
     }
 
     fn deliver(&mut self, now: Time, entry: Entry<P>) {
@@ -366,6 +375,9 @@ impl<P: Clone, W> Timeline<P, W> {
     }
 
     fn drop_held(&mut self) {
+        if let Some(Question::Read { held, .. }) = &mut self.question {
+            *held = 0;
+        }
         self.held = VecDeque::new();
         self.held_bytes = 0;
         self.behind = true;
@@ -386,15 +398,16 @@ impl<P: Clone, W> Timeline<P, W> {
     fn take_standing(&mut self, now: Time, asked_at: Time, nothing_in_flight: bool, standing: Standing) {
         let Standing { position, empty } = standing;
         self.waiting.iter_mut().for_each(|waiting| waiting.asked(&position));
+        let would_know = self.would_know(now);
         let Some(last) = &mut self.last else { return self.begin(now, asked_at, position, empty) };
         if last.epoch != position.epoch {
             return self.begin_anew(now, asked_at, position);
         }
-        // What was published since then would still be retained: the channel just stands further on.
-        let nothing_came = empty && now.since(self.confirmed_at) < self.config.ttl;
+        // What had come behind `last` would be retained: the channel just stands further on.
+        let nothing_came = empty && self.held.is_empty() && would_know;
         if position.offset <= last.offset || nothing_came {
             last.offset = last.offset.max(position.offset);
-            self.confirmed_at = self.confirmed_at.max(asked_at);
+            self.confirmed_at = self.confirmed_at.max(Some(asked_at));
         } else if nothing_in_flight || self.waiting.iter().any(|waiting| waiting.is_ahead(last)) {
             self.behind = true;
         } else {
@@ -410,7 +423,7 @@ impl<P: Clone, W> Timeline<P, W> {
         position = seen.unwrap_or(position);
         self.effects.push_back(Effect::Began(position.clone()));
         self.last = Some(position);
-        self.confirmed_at = asked_at;
+        self.confirmed_at = Some(asked_at);
         self.check_at = now + FIRST_CHECK.min(self.check_interval());
         self.release_if_complete(now);
     }
@@ -418,14 +431,19 @@ impl<P: Clone, W> Timeline<P, W> {
     /// The numbering began anew. What was published before the first publication that came of it cannot be told from what
     /// came with the old one.
     fn begin_anew(&mut self, now: Time, asked_at: Time, mut position: Position) {
+        let stands = position.offset;
         let first = self.held.iter().find(|(live, _)| live.position.epoch == position.epoch);
         if let Some((live, _)) = first {
-            position.offset = position.offset.min(live.previous.unwrap_or(live.position.offset.saturating_sub(1)));
+            position.offset = stands.min(live.previous.unwrap_or(live.position.offset.saturating_sub(1)));
         }
         self.ring = Ring::new(position.offset, false);
         self.behind = false;
-        self.expected = 0;
-        self.confirmed_at = asked_at;
+        (self.expected, self.confirmed_at) = (0, Some(asked_at));
+        if position.offset < stands {
+            // Not all of it may have come.
+            (self.expected, self.confirmed_at) = (stands, None);
+            self.check_at = now + IN_FLIGHT;
+        }
         let from = self.last.replace(position.clone());
         if let Some(from) = from {
             self.effects.push_back(Effect::Gap { reason: NEW_EPOCH, from, to: position });
@@ -452,8 +470,8 @@ impl<P: Clone, W> Timeline<P, W> {
 
     fn take_missed(&mut self, now: Time, asked_at: Time, (after, held): (u64, usize), page: Page<P>) {
         let Page { entries, position, more, whole } = page;
-        if !whole {
-            let lost_up_to = entries.first().map_or(position.offset, |entry| entry.offset.saturating_sub(1));
+        let lost_up_to = entries.first().map_or(position.offset, |entry| entry.offset.saturating_sub(1));
+        if !whole && lost_up_to > after {
             self.lose(after, lost_up_to, &position.epoch);
         }
         let delivered = self.last.as_ref().map_or(0, |last| last.offset);
@@ -471,22 +489,21 @@ impl<P: Clone, W> Timeline<P, W> {
         if let Some(last) = &mut self.last {
             last.offset = last.offset.max(position.offset);
         }
-        if !progress && self.are_unknown(held, &position) {
+        if self.are_unknown(held, &position) {
             self.fruitless += 1;
             if self.fruitless < MOST_FRUITLESS {
                 self.pause(now);
                 return;
             }
             // What came live, the leader does not have and will not: nobody can be given what lies before it.
-            let unknown = |(live, _): &(LivePosition, Entry<P>)| live.position.offset > position.offset;
             let (before, since): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut self.held).into_iter().enumerate().partition(|(at, _)| *at < held);
-            let kept = before.into_iter().filter(|(_, one)| !unknown(one)).chain(since);
+            let kept = before.into_iter().filter(|(_, (live, _))| !is_unknown(live, &position)).chain(since);
             self.held = kept.map(|(_, one)| one).collect();
         }
         self.fruitless = 0;
         self.behind = false;
-        self.confirmed_at = asked_at;
+        self.confirmed_at = Some(asked_at);
         self.release(now);
     }
 
@@ -500,26 +517,24 @@ impl<P: Clone, W> Timeline<P, W> {
         }
     }
 
-    /// Whether one of the publications that were held back when the broker was asked is not known to its leader.
+    /// Whether one of the publications that were held back when the broker was asked is not known to its leader, nor the one
+    /// before it.
     fn are_unknown(&self, held: usize, position: &Position) -> bool {
-        let is_unknown =
-            |live: &LivePosition| live.position.epoch == position.epoch && live.position.offset > position.offset;
-        self.held.iter().take(held).any(|(live, _)| is_unknown(live))
+        self.held.iter().take(held).any(|(live, _)| is_unknown(live, position))
     }
 
-    /// A leader that twice stands before what was delivered has lost its end: what it numbers from now on is another
-    /// numbering, whatever it is called.
+    /// A leader that stands before what was delivered, and still does a check later, has lost its end: what it numbers from
+    /// now on is another numbering, whatever it is called. One that has only lost its followers is no leader by then.
     fn goes_back(&mut self, now: Time, asked_at: Time, last: u64, position: &Position) -> bool {
         let same = self.last.as_ref().is_some_and(|own| own.epoch == position.epoch);
         if !same || position.offset >= last {
-            self.gone_back = false;
+            self.gone_back = None;
             return false;
         }
-        if std::mem::replace(&mut self.gone_back, true) {
-            self.gone_back = false;
+        let since = *self.gone_back.get_or_insert(asked_at);
+        if asked_at.since(since) >= self.config.check_interval {
+            self.gone_back = None;
             self.begin_anew(now, asked_at, position.clone());
-        } else {
-            self.check_at = now + IN_FLIGHT;
         }
         true
     }
@@ -589,4 +604,9 @@ impl<P: Clone, W> Timeline<P, W> {
             },
         );
     }
+}
+
+fn is_unknown(live: &LivePosition, position: &Position) -> bool {
+    let beyond = |offset: u64| offset > position.offset;
+    live.position.epoch == position.epoch && beyond(live.position.offset) && live.previous.is_some_and(beyond)
 }

@@ -128,8 +128,12 @@ impl<P: Clone, W> Timeline<P, W> {
         }
         self.read_newest = forward && !meets_the_ring;
         self.some_too_late |= forward && !whole;
-        let (floor, most) = (self.ring.floor(), self.config.recovery_publications);
-        for waiting in &mut self.waiting {
+        let floor = self.ring.floor();
+        let most = self.config.recovery_publications;
+        let last = self.last.clone();
+        let is_all_it_may_get = more && matches!(read, Read::Newest { count } if count >= most);
+        let is_concerned = |waiting: &&mut Waiting<W>| last.as_ref().is_some_and(|last| !waiting.is_ahead(last));
+        for waiting in self.waiting.iter_mut().filter(is_concerned) {
             match (&waiting.start.since, read) {
                 // What it needs is more than was read, or is not retained.
                 (Some(since), Read::Recovery { after }) if since.offset <= after && since.offset < floor && !whole => {
@@ -138,7 +142,7 @@ impl<P: Clone, W> Timeline<P, W> {
                 (Some(since), Read::Recovery { after }) if since.offset == after && since.offset < floor => {
                     waiting.lose()
                 }
-                (Some(since), Read::Newest { count }) if count >= most && since.offset < floor => waiting.lose(),
+                (Some(since), Read::Newest { .. }) if is_all_it_may_get && since.offset < floor => waiting.lose(),
                 (None, Read::Newest { count }) => waiting.read |= count >= waiting.start.rewind as usize,
                 _ => {}
             }

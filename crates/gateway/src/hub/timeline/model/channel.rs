@@ -133,13 +133,27 @@ impl Channel {
         }
     }
 
+    /// Whether offsets have holes, so that not even the number of publications between two is known.
+    pub(super) fn has_holes(&self) -> bool {
+        self.numbering == Numbering::Nats
+    }
+
     /// Whether something may have been lost behind the offset, and nobody can say.
     pub(super) fn cannot_prove(&self, after: u64) -> bool {
-        self.numbering == Numbering::Nats && !self.is_whole(after)
+        self.has_holes() && !self.is_whole(after)
+    }
+
+    /// Of offsets before this a page of the newest does not say whether the publications that it leaves out lie behind them.
+    pub(super) fn cut_at(&self, read: Read, page: &Page<Published>, most: usize) -> u64 {
+        let is_full = matches!(read, Read::Newest { count } if count >= most);
+        let is_cut = self.has_holes() && is_full && page.more;
+        page.entries.first().filter(|_| is_cut).map_or(0, |first| first.offset - 1)
     }
 
     /// Reads up to where the channel stood when the read began.
     pub(super) fn read(&self, read: Read, target: u64, config: &TimelineConfig) -> Page<Published> {
+        // The others read at one moment.
+        let target = if self.numbering == Numbering::Nats { target } else { self.head };
         let (after, most) = match read {
             Read::Missed { after } | Read::Recovery { after } => (after, config.recovery_publications),
             Read::Newest { count } => (0, count),
