@@ -306,4 +306,24 @@ mod tests {
         link.drain();
         assert!(!link.has_backlog());
     }
+
+    #[tokio::test]
+    async fn a_gap_of_a_channel_is_not_told_to_a_shard_that_missed_what_lies_before_it() {
+        let (inbox, mut receiver) = shard_inbox(INBOX);
+        let mut link = ShardLink::new(inbox);
+        let now = Instant::now();
+        for _ in 0..=INBOX {
+            link.send(publication(), now);
+        }
+        assert!(link.send(publication(), now + SHARD_STALL + Duration::from_millis(1)), "interrupted now");
+        let place = |offset| fanfare_protocol::Position { offset, epoch: fanfare_protocol::Epoch::parse("e").unwrap() };
+        let missed = Some(fanfare_protocol::Missed { from: place(20), to: place(30) });
+        link.send(ShardMessage::Gap { slot: SLOT, reason: "not_retained", missed }, now);
+        take_all(&mut receiver).await;
+        while link.has_backlog() {
+            link.drain();
+        }
+        let rest = take_all(&mut receiver).await;
+        assert!(!rest.iter().any(|message| matches!(message, ShardMessage::Gap { missed: Some(_), .. })), "{rest:?}");
+    }
 }
