@@ -16,7 +16,7 @@
 --
 -- A node replaces the library where its own revision is greater. What callers rely on stays as it is: a change
 -- of arguments or replies is `fanfare_v1` no more.
-local REVISION = 1
+local REVISION = 2
 
 -- How long a numbering is remembered after the last that was published, beside twice the retention, and where nothing
 -- ever was, after anybody asked for it. In milliseconds.
@@ -70,6 +70,10 @@ end
 -- replication id changes when a replica takes over, and with every start. The epoch goes on only after the start of a
 -- server that loses nothing: the caller says that it is (`durable` is '1'), no other server has handed it its data
 -- (there is no second replication id), and it was so all the time (not `loose`).
+--
+-- In a cluster a channel's slot may have moved here from another master, with all its keys: then nothing is lost. A caller who can
+-- ask the other masters says 'ask': it gets the error UNPROVEN with the replication id that the channel had last, and calls again with
+-- 'from ID' where a master has that id now, and has done nothing but go on since.
 local function open(hist, meta, durable)
   local at = server()
   local replid = at.replid
@@ -91,6 +95,10 @@ local function open(hist, meta, durable)
   elseif fields[4] ~= replid then
     if durable == '1' and not state.loose and at.attached == 0 and at.replid2 == NO_REPLID then
       redis.call('HSET', meta, 'replid', replid)
+    elseif durable == 'from ' .. (fields[4] or '') and at.replid2 ~= fields[4] then
+      redis.call('HSET', meta, 'replid', replid)
+    elseif durable == 'ask' and fields[4] and at.replid2 ~= fields[4] then
+      return nil, redis.error_reply('UNPROVEN ' .. fields[4])
     else
       state.epoch, state.base, state.loose = new_epoch(meta, replid), state.last, false
       redis.call('HSET', meta, 'epoch', state.epoch, 'base', text(state.base), 'replid', replid)
@@ -159,7 +167,8 @@ end
 
 -- KEYS: stream, hash, live channel, and where the publication has an id the key of that id.
 -- ARGV: body, how many to retain, how long to retain them (ms), how long to remember the id (ms),
---       '1' where the server loses nothing when it starts again, '0' where it may, '' where that is not known,
+--       '1' where the server loses nothing when it starts again, '0' where it may, '' where that is not known; in a cluster
+--       'ask' and 'from ID', see above,
 --       '1' for a sharded publish, as clusters need it.
 -- Returns offset, epoch, 1 for an id that was published before (where that stands) or 0, and how many replicas there are.
 local function publish(keys, args)
@@ -168,7 +177,10 @@ local function publish(keys, args)
   if not (live and body and size and ttl and window and size >= 1 and ttl >= 1 and window >= 1) then
     return redis.error_reply('ERR fanfare_v1_publish: 3 or 4 keys, then body, size, ttl and window, all at least 1')
   end
-  local state = open(hist, meta, args[5])
+  local state, unproven = open(hist, meta, args[5])
+  if not state then
+    return unproven
+  end
   if id then
     local offset, epoch = string.match(redis.call('GET', id) or '', '^(%d+) (.+)$')
     if offset then
@@ -182,7 +194,8 @@ local function publish(keys, args)
   state.last = before + 1
   local offset = text(state.last)
   redis.call('XADD', hist, 'MAXLEN', '=', text(size), offset .. '-' .. text(time), 'b', body)
-  if state.loose or (args[5] ~= '0' and state.attached == 0) then
+  local promised = args[5] == '1' or (args[5] or '') == ''
+  if state.loose or (promised and state.attached == 0) then
     redis.call('HSET', meta, 'last', offset)
   else
     redis.call('HSET', meta, 'last', offset, 'loose', '1')
@@ -235,7 +248,10 @@ local function history(keys, args)
   if not (meta and known and count and bytes and ttl and count >= 1 and ttl >= 1) then
     return redis.error_reply('ERR fanfare_v1_history: 2 keys, then after or before, offset, count, bytes and ttl')
   end
-  local state = open(hist, meta, args[6])
+  local state, unproven = open(hist, meta, args[6])
+  if not state then
+    return unproven
+  end
   trim_by_age(hist, meta, state, now(), ttl)
   remember(meta, state, ttl)
   local first = first_retained(hist, state)
@@ -256,7 +272,10 @@ local function position(keys, args)
   if not (meta and ttl and ttl >= 1) then
     return redis.error_reply('ERR fanfare_v1_position: 2 keys, then ttl')
   end
-  local state = open(hist, meta, args[2])
+  local state, unproven = open(hist, meta, args[2])
+  if not state then
+    return unproven
+  end
   trim_by_age(hist, meta, state, now(), ttl)
   remember(meta, state, ttl)
   return { state.epoch, state.last, first_retained(hist, state) }

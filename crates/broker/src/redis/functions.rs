@@ -3,6 +3,8 @@
 //! What the functions do, and what their keys hold, stands in `fanfare_v1.lua`. All keys of one call carry the same hash
 //! tag, so that a cluster has them on one node.
 
+use std::fmt;
+
 use bytes::Bytes;
 use fanfare_protocol::{Body, Channel, Epoch, Position, RedisChannels, Tenant};
 use fred::types::Value;
@@ -28,7 +30,15 @@ pub(crate) enum Durability {
     Loose,
     /// It does not say.
     Unknown,
+    /// It may lose something, and where the channel may have come from another server it is to say so, see [`unproven`].
+    Ask,
+    /// It may lose something, but the channel has come from the server with this replication id, and nothing was lost on the way.
+    From(ReplicationId),
 }
+
+/// By which a server and what it has are known, from its start or its last change of role on (`master_replid`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ReplicationId([u8; 40]);
 
 /// How calls are made for one deployment.
 #[derive(Clone, Debug)]
@@ -99,7 +109,23 @@ impl Durability {
             Self::Durable => "1",
             Self::Loose => "0",
             Self::Unknown => "",
+            Self::Ask => "ask",
+            Self::From(id) => return Value::from(format!("from {id}")),
         })
+    }
+}
+
+impl ReplicationId {
+    /// Forty hexadecimal digits.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let digits: [u8; 40] = text.as_bytes().try_into().ok()?;
+        digits.iter().all(u8::is_ascii_hexdigit).then_some(Self(digits))
+    }
+}
+
+impl fmt::Display for ReplicationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
     }
 }
 
@@ -160,6 +186,11 @@ impl Functions {
 /// Whether the server's answer says that the library is not loaded.
 pub(crate) fn is_missing(reason: &str) -> bool {
     reason.contains("Function not found")
+}
+
+/// Which server's keys these were last, where an error says that it may have been another's; see [`Durability::Ask`].
+pub(crate) fn unproven(reason: &str) -> Option<ReplicationId> {
+    ReplicationId::parse(reason.strip_prefix("UNPROVEN ")?.split(' ').next()?)
 }
 
 pub(crate) fn parse_publish(answer: Value) -> Result<Appended, Malformed> {
@@ -432,6 +463,19 @@ mod tests {
             assert!(read(bad).is_err(), "{bad:?}");
         }
         assert!(parse_live(&Bytes::from_static(b"e 7 6 \xff\n")).is_err());
+    }
+
+    #[test]
+    fn whose_keys_they_were_is_asked_and_answered() {
+        let id = "0123456789abcdef0123456789abcdef01234567";
+        let found = unproven(&format!("UNPROVEN {id}")).unwrap();
+        let (tenant, channel) = (Tenant::parse("acme").unwrap(), Channel::parse("p:x").unwrap());
+        let call = |durability| words(functions().position(&tenant, &channel, RETENTION, durability));
+        assert!(call(Durability::Ask).ends_with("|60000|ask"));
+        assert!(call(Durability::From(found)).ends_with(&format!("|60000|from {id}")));
+        for other in ["UNPROVEN", "UNPROVEN x", &format!("ERR {id}"), &format!("UNPROVEN {id}0")] {
+            assert_eq!(unproven(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use redis_protocol::resp3::types::BytesFrame;
 use tokio::{
     sync::watch,
@@ -26,7 +27,12 @@ use super::{
     table::LinkId,
     topology::{Topology, View},
 };
-use crate::{BrokerError, address::Server, backoff, redis::functions::Functions};
+use crate::{
+    BrokerError,
+    address::Server,
+    backoff,
+    redis::functions::{Functions, ReplicationId},
+};
 
 /// How often each master is asked for its view. It has [`BrokerOptions::request_timeout`](crate::BrokerOptions) to answer.
 const LOOK: Duration = Duration::from_secs(2);
@@ -135,6 +141,17 @@ impl Masters {
             (Some(functions), Some(caller)) => library::prepare(&caller, functions, self.request_timeout).await,
             _ => Err(BrokerError::Unavailable { broker: NAME }),
         }
+    }
+
+    /// Whether any master has this replication id, as it says now.
+    pub(super) async fn have(&self, id: ReplicationId) -> bool {
+        let callers: Vec<Arc<Caller>> = self.callers.lock().expect(UNPOISONED).values().cloned().collect();
+        let asked = callers.iter().map(|caller| self.ask(caller, command(&["INFO", "replication"])));
+        join_all(asked).await.into_iter().flatten().any(|answer| {
+            let info = text_of(&answer).unwrap_or_default();
+            let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name));
+            field("role:") == Some("master") && field("master_replid:").and_then(ReplicationId::parse) == Some(id)
+        })
     }
 
     /// Asks seeds and known nodes, one after another, until one has said what it knows of the cluster.

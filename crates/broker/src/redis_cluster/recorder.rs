@@ -15,9 +15,6 @@ use crate::{
 /// Channels whose positions are asked for in one go. Each keeps its master busy for some 15 µs.
 const POSITIONS_AT_ONCE: usize = 256;
 
-/// A replica may take any master's place, so nothing that a master says of its disk is a promise.
-const DURABILITY: Durability = Durability::Loose;
-
 /// Calls the functions.
 #[derive(Clone, Debug)]
 pub(super) struct Recorder {
@@ -34,7 +31,7 @@ impl Recorder {
         publish: &Publish,
         retention: Retention,
     ) -> Result<Position, BrokerError> {
-        let call = self.functions.publish(publish, retention, DURABILITY);
+        let call = |durability| self.functions.publish(publish, retention, durability);
         let (answer, caller) = self.call(masters, call).await?;
         let appended = functions::parse_publish(answer).map_err(refused)?;
         if appended.replicas > 0 {
@@ -46,7 +43,8 @@ impl Recorder {
 
     pub(super) async fn history(&self, masters: &Masters, read: &HistoryRead) -> Result<HistoryPage, BrokerError> {
         let retention = self.retention(&read.channel)?;
-        let (answer, _) = self.call(masters, self.functions.history(read, retention, DURABILITY)).await?;
+        let call = |durability| self.functions.history(read, retention, durability);
+        let (answer, _) = self.call(masters, call).await?;
         functions::parse_history(answer, read.range).map_err(refused)
     }
 
@@ -57,12 +55,12 @@ impl Recorder {
     ) -> Result<Vec<Standing>, BrokerError> {
         let mut standings = Vec::with_capacity(channels.len());
         for channels in channels.chunks(POSITIONS_AT_ONCE) {
-            let call = |(tenant, channel): &(Tenant, Channel)| {
+            let call = async |(tenant, channel): &(Tenant, Channel)| {
                 let retention = self.retention(channel)?;
-                Ok(self.functions.position(tenant, channel, retention, DURABILITY))
+                let call = |durability| self.functions.position(tenant, channel, retention, durability);
+                self.call(masters, call).await
             };
-            let calls = channels.iter().map(call).collect::<Result<Vec<_>, BrokerError>>()?;
-            for (answer, _) in try_join_all(calls.into_iter().map(|call| self.call(masters, call))).await? {
+            for (answer, _) in try_join_all(channels.iter().map(call)).await? {
                 standings.push(functions::parse_position(answer).map_err(refused)?);
             }
         }
@@ -74,9 +72,31 @@ impl Recorder {
         self.options.retention(channel).ok_or_else(none)
     }
 
-    /// Says over which connection it was done. Loads the library where a master does not have it: it may be new, or somebody
-    /// has taken it away.
-    async fn call(&self, masters: &Masters, call: Call) -> Result<(Value, Arc<Caller>), BrokerError> {
+    /// Says over which connection it was done.
+    ///
+    /// A replica may take any master's place, so nothing that a master says of its disk is a promise. But a channel whose slot
+    /// has moved has lost nothing if the master that it comes from is still there, as it was.
+    async fn call(
+        &self,
+        masters: &Masters,
+        call: impl Fn(Durability) -> Call,
+    ) -> Result<(Value, Arc<Caller>), BrokerError> {
+        let mut durability = Durability::Ask;
+        loop {
+            let called = self.call_once(masters, call(durability)).await;
+            let Err(BrokerError::Refused { reason, .. }) = &called else { return called };
+            let Some(origin) = functions::unproven(reason).filter(|_| durability == Durability::Ask) else {
+                return called;
+            };
+            durability = match masters.have(origin).await {
+                true => Durability::From(origin),
+                false => Durability::Loose,
+            };
+        }
+    }
+
+    /// Loads the library where a master does not have it: it may be new, or somebody has taken it away.
+    async fn call_once(&self, masters: &Masters, call: Call) -> Result<(Value, Arc<Caller>), BrokerError> {
         let slot = slot_of(call.keys.first().map_or("", String::as_str));
         let command = library::encode_call(call);
         let called = match masters.call(slot, command.clone()).await {

@@ -14,6 +14,7 @@ mod nats_streams;
 mod node;
 mod redis;
 mod redis_cluster;
+mod redis_cluster_history;
 mod redis_history;
 mod redis_sentinel;
 mod slow;

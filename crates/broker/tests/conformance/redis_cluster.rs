@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// A failover: 2 s until a master counts as dead, and a vote.
-const FAILOVER: Duration = Duration::from_secs(40);
+pub(crate) const FAILOVER: Duration = Duration::from_secs(40);
 
 /// Until a cluster is whole again.
 const WHOLE: Duration = Duration::from_secs(30);
@@ -42,7 +42,7 @@ static SHARED: Mutex<Option<RedisCluster>> = Mutex::const_new(None);
 pub(crate) struct ClusterFixture(MutexGuard<'static, Option<RedisCluster>>);
 
 impl ClusterFixture {
-    fn cluster(&self) -> &RedisCluster {
+    pub(crate) fn cluster(&self) -> &RedisCluster {
         self.0.as_ref().unwrap()
     }
 
@@ -54,6 +54,17 @@ impl ClusterFixture {
     async fn owner(&self, tenant: &str, channel: &str) -> usize {
         let cluster = self.cluster();
         cluster.owner(cluster.slot(&name(tenant, channel)).await).await
+    }
+
+    /// A master that is not this one.
+    pub(crate) async fn another_master(&self, not: usize) -> usize {
+        for slot in (0..16_384).step_by(1_000) {
+            let owner = self.cluster().owner(slot).await;
+            if owner != not {
+                return owner;
+            }
+        }
+        panic!("there is one master only")
     }
 
     /// A channel of each master, always the same where nothing has moved.
@@ -116,7 +127,7 @@ fn name(tenant: &str, channel: &str) -> String {
 }
 
 /// Starts what does not run, and waits until all is well; where that does not happen, says what the nodes say.
-async fn whole(cluster: &RedisCluster) {
+pub(crate) async fn whole(cluster: &RedisCluster) {
     if tokio::time::timeout(WHOLE, cluster.restart()).await.is_err() {
         for server in cluster.servers() {
             println!("{}: {:?}", server.address(), server.command(&["CLUSTER", "NODES"]).await);

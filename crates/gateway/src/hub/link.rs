@@ -101,7 +101,7 @@ impl ShardLink {
     /// publications are dropped until the inbox is free again, and its subscribers are told of the gap.
     pub(super) fn send(&mut self, message: ShardMessage, now: Instant) -> bool {
         let bytes = bytes_of(&message);
-        if self.interrupted && bytes > 0 {
+        if self.interrupted && (bytes > 0 || is_repaired(&message)) {
             return false;
         }
         let message = if self.interrupted { without_recovery(message) } else { message };
@@ -114,7 +114,9 @@ impl ShardLink {
             self.keep(message, bytes);
         }
         let since = *self.full_since.get_or_insert(now);
-        if self.backlog_bytes > SHARD_BACKLOG_BYTES || now.duration_since(since) > SHARD_STALL {
+        let stuck = self.backlog_bytes > SHARD_BACKLOG_BYTES || now.duration_since(since) > SHARD_STALL;
+        // Once interrupted, nothing comes into the backlog that would have to be dropped.
+        if stuck && !self.interrupted {
             self.interrupt();
             return self.interrupted;
         }
@@ -162,10 +164,16 @@ impl ShardLink {
     fn interrupt(&mut self) {
         let waiting = self.backlog.len();
         let backlog = std::mem::take(&mut self.backlog).into_iter();
-        self.backlog = backlog.filter(|message| bytes_of(message) == 0).map(without_recovery).collect();
+        self.backlog =
+            backlog.filter(|message| bytes_of(message) == 0 && !is_repaired(message)).map(without_recovery).collect();
         self.backlog_bytes = 0;
         self.interrupted = self.interrupted || self.backlog.len() < waiting;
     }
+}
+
+/// A gap in a place that the shard has not reached: its own repair spans it, and it is told of that with all the rest.
+fn is_repaired(message: &ShardMessage) -> bool {
+    matches!(message, ShardMessage::Gap { missed: Some(_), .. })
 }
 
 /// A session that recovered to a place which its shard has not reached cannot go on from there: it has to try again.

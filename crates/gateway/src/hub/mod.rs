@@ -487,6 +487,8 @@ impl Hub {
     /// Tells subscribers of the gap now that it is over: whoever fetches the state after this misses nothing.
     fn handle_resumed(&mut self, scope: Scope) {
         match scope {
+            // An adapter may doubt what it has told without having been away: then only history can say.
+            Scope::All if !self.histories_are_down() => self.histories_resumed(),
             Scope::All => {
                 tracing::info!(broker = self.broker.name(), "the broker is back");
                 self.readiness.broker_resumed();
@@ -500,10 +502,10 @@ impl Hub {
             }
             Scope::Interest(id) => {
                 let Some(state) = self.topics.get_mut(id) else { return };
-                let reason = state.interrupted.take().unwrap_or("broker_interrupted");
                 if state.timeline.is_some() {
                     return self.history_resumed(id);
                 }
+                let Some(reason) = state.interrupted.take() else { return };
                 // Where it leads others, what it missed was theirs too.
                 self.tell_gap(&self.topics.overlapping(id), reason);
             }

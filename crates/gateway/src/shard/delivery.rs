@@ -59,13 +59,15 @@ impl Shard {
                 self.seal(state, slot);
                 let has_history = position.is_some();
                 for waiting in state.topics.confirm(slot, position) {
+                    let (connection, op) = (waiting.connection, waiting.op);
                     if has_history {
-                        let connection = waiting.connection;
+                        // One before it may have gone, and have taken others with it.
+                        let Some(waiting) = state.topics.take_recovering(slot, connection, op) else { continue };
                         self.begin(state, slot, waiting);
                         self.settle(state, connection);
                     } else {
                         let completion = Completion::Subscribed(Ok(Granted::default()));
-                        self.handle_completion(state, waiting.connection, waiting.op, completion);
+                        self.handle_completion(state, connection, op, completion);
                     }
                 }
             }
@@ -177,6 +179,10 @@ impl Shard {
         for slot in slots {
             let Some(topic) = state.topics.get_mut(*slot) else { continue };
             if !topic.takes(publication) {
+                // It comes with the repair, and must not go before it by a pattern.
+                let catching_up = topic.history.iter().flat_map(|history| history.catching_up.iter().copied());
+                let concerned: Vec<u32> = topic.subscribers.iter().copied().chain(catching_up).collect();
+                concerned.into_iter().for_each(|index| _ = state.is_new_to(index, publication));
                 continue;
             }
             let catching_up = topic.history.as_ref().map_or_else(Vec::new, |history| history.catching_up.clone());
@@ -251,6 +257,10 @@ impl Shard {
     ) -> usize {
         let Some(topic) = state.topics.get_mut(slot) else { return 0 };
         let mut catching_up = Vec::new();
+        if missed.is_some() && topic.history.as_ref().is_some_and(|history| history.broken) {
+            // The repair's answer spans it.
+            return 0;
+        }
         if let Some(history) = &mut topic.history {
             catching_up.clone_from(&history.catching_up);
             missed.iter().for_each(|missed| history.move_to(&missed.to));
@@ -258,7 +268,7 @@ impl Shard {
         let (subscribers, topic) = (topic.subscribers.clone(), topic.topic.clone());
         for index in catching_up {
             // A gap has no bytes, so that it always finds room.
-            let _ = self.put_aside(state, index, slot, Item::Gap(reason, missed.clone()));
+            let _ = self.put_aside(state, index, slot, Item::Gap(Box::new((reason, missed.clone()))));
         }
         let count = subscribers.len();
         state.metrics.gap(reason, count);

@@ -24,7 +24,7 @@ use crate::{
         STALLED,
         message::{HubRequest, Recoverer, Recovery, SlotId},
     },
-    limits::PAGES_PER_TURN,
+    limits::{CATCH_UP_BYTES, PAGES_PER_TURN},
 };
 
 /// Why a client that gets only the newest publication per key is told of a gap.
@@ -43,7 +43,7 @@ impl Shard {
         let start = waiting.start.clone();
         let up_to_date = start.since.as_ref().is_some_and(|since| history.stands_at(since)) && !history.broken;
         if !up_to_date && start != Start::default() {
-            history.recovering.push(waiting);
+            history.recovering.push_back(waiting);
             let (tenant, topic) = (topic.tenant.clone(), topic.topic.clone());
             let recoverer = Recoverer { shard: self.context.id, slot, session: Some((connection, op)) };
             return self.ask_hub(state, HubRequest::Recover { recoverer, tenant, topic, start });
@@ -67,10 +67,8 @@ impl Shard {
         let slot = recoverer.slot;
         self.seal(state, slot);
         let Some((connection, op)) = recoverer.session else { return self.take_repair(state, slot, result) };
+        let Some(waiting) = state.topics.take_recovering(slot, connection, op) else { return };
         let Some(history) = state.topics.get_mut(slot).and_then(|topic| topic.history.as_mut()) else { return };
-        let is_it = |own: &Waiting| (own.connection, own.op) == (connection, op);
-        let Some(at) = history.recovering.iter().position(is_it) else { return };
-        let waiting = history.recovering.swap_remove(at);
         match result {
             Ok(recovery) if !history.broken => self.subscribe_to(state, slot, waiting, recovery),
             refused => {
@@ -87,7 +85,16 @@ impl Shard {
     fn subscribe_to(&self, state: &mut ShardState, slot: SlotId, waiting: Waiting, recovery: Recovery) {
         let Waiting { connection, op, start } = waiting;
         let Some(index) = state.place(connection) else { return self.drop_if_unused(state, slot) };
-        let Recovery { mut position, recovered, publications } = recovery;
+        let Recovery { mut position, recovered, mut publications } = recovery;
+        if let Some(own) = state.session(index).map(|session| session.id()) {
+            publications.retain(|publication| !publication.exclude.contains(&own));
+        }
+        if state.connections[index].aside.as_ref().is_some_and(|aside| aside.bytes() > self.catch_up_bytes()) {
+            let message = "too much that this session missed waits to be read; try again when it is";
+            let refusal = ErrorBody::new(ErrorCode::Unavailable, message);
+            self.handle_completion(state, connection, op, Completion::Subscribed(Err(refusal)));
+            return self.drop_if_unused(state, slot);
+        }
         let own = &state.connections[index];
         // A stream gets all of it as events: each says where the client is to come back.
         let is_stream = own.events.is_some();
@@ -128,7 +135,7 @@ impl Shard {
         slot: SlotId,
         item: Item,
     ) -> Result<(), TooFarBehind> {
-        let limit = self.context.recovery_bytes + self.context.outbox_bytes;
+        let limit = self.catch_up_bytes() + self.context.recovery_bytes + self.context.outbox_bytes;
         match &mut state.connections[index as usize].aside {
             Some(aside) => aside.push(slot, item, limit),
             None => Ok(()),
@@ -167,7 +174,7 @@ impl Shard {
             gave = true;
             match item {
                 Item::Publication(publication) => self.push_publications(state, index, &[publication]),
-                Item::Gap(reason, missed) => self.tell_one_gap(state, index, slot, reason, missed),
+                Item::Gap(gap) => self.tell_one_gap(state, index, slot, gap.0, gap.1),
             }
             if state.connections[index].state != State::Open {
                 return false;
@@ -263,6 +270,11 @@ impl Shard {
             }
             Err(_) => _ = self.tell_gap(state, slot, STALLED, None),
         }
+    }
+
+    /// What may wait for one connection that catches up, before it is refused more.
+    fn catch_up_bytes(&self) -> usize {
+        CATCH_UP_BYTES.max(self.context.recovery_bytes)
     }
 
     fn drop_if_unused(&self, state: &mut ShardState, slot: SlotId) {

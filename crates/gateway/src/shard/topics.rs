@@ -1,6 +1,6 @@
 //! A shard's table of topics and their subscribers.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use ahash::RandomState;
 use fanfare_protocol::{Epoch, Position, Tenant, Topic};
@@ -39,14 +39,14 @@ pub(super) struct TopicHistory {
     /// Publications were missed; the hub has been asked for them, and what comes before its answer is in the answer too.
     pub(super) broken: bool,
     /// Sessions that the hub will tell what they missed, and since when.
-    pub(super) recovering: Vec<Waiting>,
+    pub(super) recovering: VecDeque<Waiting>,
     /// Places of connections that are subscribed, and get what they missed first.
     pub(super) catching_up: Vec<u32>,
 }
 
 impl TopicHistory {
     fn new(Position { epoch, offset }: Position) -> Self {
-        Self { epoch, offset, broken: false, recovering: Vec::new(), catching_up: Vec::new() }
+        Self { epoch, offset, broken: false, recovering: VecDeque::new(), catching_up: Vec::new() }
     }
 
     /// Where the channel stands.
@@ -246,6 +246,14 @@ impl ShardTopics {
         Some(SlotId { index, generation: self.places[index as usize].generation })
     }
 
+    /// Takes one out that recovers; `None` where it has gone.
+    pub(super) fn take_recovering(&mut self, slot: SlotId, connection: ConnectionId, op: OpId) -> Option<Waiting> {
+        let recovering = &mut self.get_mut(slot)?.history.as_mut()?.recovering;
+        // Answers come about in the order in which they were asked for, so it stands in front.
+        let at = recovering.iter().position(|own| (own.connection, own.op) == (connection, op))?;
+        recovering.remove(at)
+    }
+
     /// A connection is subscribed to a channel with history, and has all.
     pub(super) fn add(&mut self, slot: SlotId, connection: u32) {
         let Some(topic) = self.get_mut(slot) else { return };
@@ -270,13 +278,16 @@ impl ShardTopics {
         }
     }
 
-    /// The hub has confirmed a topic. Everyone who waits is returned; without history everyone is subscribed, with history
-    /// that is still to be done.
+    /// The hub has confirmed a topic. Everyone who waits is returned; without history everyone is subscribed. With history
+    /// that is still to be done: until then they recover, so that the topic is used and who leaves meanwhile is found.
     pub(super) fn confirm(&mut self, slot: SlotId, position: Option<Position>) -> Vec<Waiting> {
         let Some(topic) = self.get_mut(slot) else { return Vec::new() };
         match std::mem::replace(&mut topic.confirmation, Confirmation::Given) {
             Confirmation::Awaited(waiting) => {
                 topic.history = position.map(|position| Box::new(TopicHistory::new(position)));
+                if let Some(history) = &mut topic.history {
+                    history.recovering.extend(waiting.iter().cloned());
+                }
                 if topic.history.is_none() {
                     topic.subscribers.extend(waiting.iter().map(|waiting| waiting.connection.index));
                     self.subscriptions += waiting.len();
