@@ -37,6 +37,8 @@ type Kept = Option<Arc<EncodedPublication>>;
 pub(super) struct Timekeeper {
     timeline: Timeline<Kept, Recoverer>,
     wakes_at: Option<Time>,
+    /// Patterns were told that they miss what came to them after the channel had gone on.
+    told_patterns: bool,
     /// Where it began; up to here patterns go their own way.
     began: Option<Position>,
 }
@@ -96,7 +98,7 @@ impl Timekeeper {
 
     pub(super) fn handle_seen(&mut self, position: &Position) {
         if self.began.is_none() {
-            self.timeline.handle_seen(position.offset);
+            self.timeline.handle_seen(position);
         }
     }
 }
@@ -136,7 +138,7 @@ impl Hub {
         // Else all channels that were subscribed to together would be asked about together for ever.
         config.check_interval = config.check_interval.mul_f64(0.9 + 0.2 * fastrand::f64());
         let timeline = Timeline::new(now, config);
-        state.timeline = Some(Box::new(Timekeeper { timeline, wakes_at: None, began: None }));
+        state.timeline = Some(Box::new(Timekeeper { timeline, wakes_at: None, told_patterns: false, began: None }));
         self.pump(id);
         true
     }
@@ -189,6 +191,7 @@ impl Hub {
 
     /// Looks at the timelines whose time has come.
     pub(super) fn handle_timers(&mut self) {
+        self.metrics.ring_bytes.set(self.histories.ring_bytes as f64);
         let now = self.clock.now();
         for _ in 0..TIMERS_PER_TURN {
             let Some(Reverse((at, id))) = self.histories.timers.peek().copied().filter(|Reverse((at, _))| *at <= now)
@@ -243,8 +246,9 @@ impl Hub {
                 self.histories.asking -= 1;
                 match result {
                     Ok(standings) => {
+                        let standings = standings.into_iter().map(Ok).chain(std::iter::repeat(Err(Failed)));
                         for (id, standing) in channels.into_iter().zip(standings) {
-                            self.with_timeline(id, |timeline, now| timeline.handle_standing(now, Ok(standing)));
+                            self.with_timeline(id, |timeline, now| timeline.handle_standing(now, standing));
                         }
                     }
                     Err(error) => {
@@ -305,21 +309,19 @@ impl Hub {
     fn with_timeline(&mut self, id: InterestId, handle: impl FnOnce(&mut Timeline<Kept, Recoverer>, Time)) {
         let now = self.clock.now();
         let Some(keeper) = self.topics.get_mut(id).and_then(|state| state.timeline.as_mut()) else { return };
-        let before = keeper.timeline.ring_bytes();
+        let before = keeper.timeline.bytes();
         handle(&mut keeper.timeline, now);
         let limit = self.histories.config.ring_bytes;
         let others = self.histories.ring_bytes.saturating_sub(before);
-        while others + keeper.timeline.ring_bytes() > limit && keeper.timeline.drop_oldest() {}
-        self.histories.ring_bytes = others + keeper.timeline.ring_bytes();
-        self.metrics.ring_bytes.set(self.histories.ring_bytes as f64);
+        while others + keeper.timeline.bytes() > limit && keeper.timeline.give_back() {}
+        self.histories.ring_bytes = others + keeper.timeline.bytes();
         self.pump(id);
     }
 
     /// The topic is gone, with its ring.
     pub(super) fn timeline_ended(&mut self, state: &TopicState) {
         if let Some(keeper) = &state.timeline {
-            self.histories.ring_bytes = self.histories.ring_bytes.saturating_sub(keeper.timeline.ring_bytes());
-            self.metrics.ring_bytes.set(self.histories.ring_bytes as f64);
+            self.histories.ring_bytes = self.histories.ring_bytes.saturating_sub(keeper.timeline.bytes());
         }
     }
 
@@ -389,8 +391,10 @@ impl Hub {
         let Topic::Channel(channel) = &state.topic else { return };
         for id in self.topics.matching(&state.tenant, channel) {
             let Some(state) = self.topics.get(id) else { continue };
+            // A pattern has no positions of its own.
+            let missed = (!state.topic.is_pattern()).then(|| missed.clone());
             for (shard, slot) in state.subscribers.clone() {
-                self.send(shard, ShardMessage::Gap { slot, reason, missed: Some(missed.clone()) });
+                self.send(shard, ShardMessage::Gap { slot, reason, missed: missed.clone() });
             }
         }
     }
@@ -463,7 +467,10 @@ impl Hub {
             return false;
         }
         if keeper.has_moved() {
-            // The channel's own interest was faster: delivered now, this would come after what is newer.
+            // The channel's own interest was faster: delivered now, this would come after what is newer. Told once.
+            if std::mem::replace(&mut keeper.told_patterns, true) {
+                return false;
+            }
             let id = publication.interest;
             self.tell_gap(&[id], INTEREST_CHANGED);
             return false;

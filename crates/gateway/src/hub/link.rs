@@ -116,7 +116,8 @@ impl ShardLink {
         let since = *self.full_since.get_or_insert(now);
         let stuck = self.backlog_bytes > SHARD_BACKLOG_BYTES || now.duration_since(since) > SHARD_STALL;
         // Once interrupted, nothing comes into the backlog that would have to be dropped.
-        if stuck && !self.interrupted {
+        let may_drop = self.backlog_bytes > 0;
+        if stuck && may_drop && !self.interrupted {
             self.interrupt();
             return self.interrupted;
         }

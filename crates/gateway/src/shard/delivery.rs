@@ -63,6 +63,10 @@ impl Shard {
                     if has_history {
                         // One before it may have gone, and have taken others with it.
                         let Some(waiting) = state.topics.take_recovering(slot, connection, op) else { continue };
+                        if waiting.given_up {
+                            self.drop_if_unused(state, slot);
+                            continue;
+                        }
                         self.begin(state, slot, waiting);
                         self.settle(state, connection);
                     } else {

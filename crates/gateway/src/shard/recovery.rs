@@ -43,6 +43,12 @@ impl Shard {
         let start = waiting.start.clone();
         let up_to_date = start.since.as_ref().is_some_and(|since| history.stands_at(since)) && !history.broken;
         if !up_to_date && start != Start::default() {
+            if history.recovering.iter().any(|own| own.connection == connection) {
+                // Else a client that gives up and asks again could have any number of recoveries under way.
+                let message = "the recovery that was given up is still under way; try again";
+                let refusal = ErrorBody { retryable: true, ..ErrorBody::new(ErrorCode::RateLimit, message) };
+                return complete(state, index, self.context.clock.now(), op, Completion::Subscribed(Err(refusal)));
+            }
             history.recovering.push_back(waiting);
             let (tenant, topic) = (topic.tenant.clone(), topic.topic.clone());
             let recoverer = Recoverer { shard: self.context.id, slot, session: Some((connection, op)) };
@@ -68,6 +74,9 @@ impl Shard {
         self.seal(state, slot);
         let Some((connection, op)) = recoverer.session else { return self.take_repair(state, slot, result) };
         let Some(waiting) = state.topics.take_recovering(slot, connection, op) else { return };
+        if waiting.given_up {
+            return self.drop_if_unused(state, slot);
+        }
         let Some(history) = state.topics.get_mut(slot).and_then(|topic| topic.history.as_mut()) else { return };
         match result {
             Ok(recovery) if !history.broken => self.subscribe_to(state, slot, waiting, recovery),
@@ -83,7 +92,7 @@ impl Shard {
     /// Tells the session that it is subscribed, with as much of what it gets first as half the outbox has room for. The
     /// rest follows as ordinary publications.
     fn subscribe_to(&self, state: &mut ShardState, slot: SlotId, waiting: Waiting, recovery: Recovery) {
-        let Waiting { connection, op, start } = waiting;
+        let Waiting { connection, op, start, .. } = waiting;
         let Some(index) = state.place(connection) else { return self.drop_if_unused(state, slot) };
         let Recovery { mut position, recovered, mut publications } = recovery;
         if let Some(own) = state.session(index).map(|session| session.id()) {
@@ -277,7 +286,7 @@ impl Shard {
         CATCH_UP_BYTES.max(self.context.recovery_bytes)
     }
 
-    fn drop_if_unused(&self, state: &mut ShardState, slot: SlotId) {
+    pub(super) fn drop_if_unused(&self, state: &mut ShardState, slot: SlotId) {
         let ended = state.topics.remove_if_unused(slot);
         self.tell_hub_if_last(state, ended);
     }

@@ -76,6 +76,8 @@ pub(super) struct Waiting {
     pub(super) connection: ConnectionId,
     pub(super) op: OpId,
     pub(super) start: Start,
+    /// It has been unsubscribed from meanwhile; the hub's answer is still to come, and is for nobody.
+    pub(super) given_up: bool,
 }
 
 /// Whether the hub has confirmed the topic.
@@ -214,7 +216,8 @@ impl ShardTopics {
                     found.subscribers.swap_remove(at);
                     self.subscriptions -= 1;
                 } else if let Some(history) = &mut found.history {
-                    history.recovering.retain(|other| other.connection != connection);
+                    let own = history.recovering.iter_mut().filter(|other| other.connection == connection);
+                    own.for_each(|one| one.given_up = true);
                     let before = history.catching_up.len();
                     history.catching_up.retain(|other| *other != connection.index);
                     self.subscriptions -= before - history.catching_up.len();
@@ -308,7 +311,8 @@ impl ShardTopics {
         };
         if let Some(history) = history {
             subscribers.extend(history.catching_up);
-            waiting.extend(history.recovering.into_iter().map(|one| (one.connection, one.op)));
+            let recovering = history.recovering.into_iter().filter(|one| !one.given_up);
+            waiting.extend(recovering.map(|one| (one.connection, one.op)));
         }
         self.subscriptions -= subscribers.len();
         Some(Ended { topic, waiting, subscribers })
@@ -364,7 +368,7 @@ mod tests {
     use super::*;
 
     fn waiting(index: u32, op: u32) -> Waiting {
-        Waiting { connection: connection(index), op: OpId(op), start: Start::default() }
+        Waiting { connection: connection(index), op: OpId(op), start: Start::default(), given_up: false }
     }
 
     fn connection(index: u32) -> ConnectionId {

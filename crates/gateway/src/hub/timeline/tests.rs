@@ -105,7 +105,7 @@ fn what_came_before_the_position_was_known_is_delivered_behind_it() {
 fn what_others_have_seen_by_a_pattern_is_not_delivered_again() {
     let mut timeline = Tested::new(at(0), CONFIG);
     timeline.live(1, 5, 4);
-    timeline.handle_seen(5);
+    timeline.handle_seen(&place(5));
     assert_eq!(timeline.stands(2, standing(4)), ["began 5"]);
 }
 
@@ -189,12 +189,41 @@ fn after_an_interruption_nothing_is_on_its_way() {
 }
 
 #[test]
-fn an_empty_channel_is_never_read() {
+fn an_empty_channel_is_not_read_where_nothing_can_have_come_and_gone() {
     let mut timeline = begun(4);
     timeline.handle_resumed(at(5));
     effects(&mut timeline);
     assert!(timeline.stands(6, Standing { position: place(100), empty: true }).is_empty());
-    assert_eq!(timeline.position(), Some(&place(4)));
+    assert_eq!(timeline.recover(7, "a", since(100)), ["a: Some(true) [] 100"], "another node stands there");
+}
+
+#[test]
+fn what_came_and_went_while_nobody_looked_is_told() {
+    let mut timeline = begun(4);
+    timeline.handle_resumed(at(600_002));
+    assert_eq!(effects(&mut timeline), ["ask"]);
+    assert_eq!(timeline.stands(600_003, Standing { position: place(7), empty: true }), ["Missed { after: 4 }"]);
+    assert_eq!(timeline.reads(600_004, page([], 7, false, false)), ["not_retained 4 7"]);
+}
+
+#[test]
+fn what_was_held_back_says_nothing_of_how_the_channel_stood_since() {
+    let mut timeline = begun(4);
+    timeline.live(2, 6, 5);
+    timeline.reads(590_000, page([5], 5, false, true));
+    assert_eq!(timeline.position(), Some(&place(6)));
+    timeline.handle_resumed(at(602_500));
+    effects(&mut timeline);
+    let told = timeline.stands(602_600, Standing { position: place(7), empty: true });
+    assert_eq!(told, ["Missed { after: 6 }"], "it came behind the one that was held back");
+}
+
+#[test]
+fn a_question_that_takes_long_does_not_wake_the_node_all_the_time() {
+    let mut timeline = Tested::new(at(0), CONFIG);
+    assert_eq!(effects(&mut timeline), ["ask"]);
+    timeline.handle_timeout(timeline.poll_timeout());
+    assert_eq!(timeline.poll_timeout(), at(20_000));
 }
 
 #[test]
@@ -296,6 +325,35 @@ fn the_newest_are_read_where_the_ring_has_too_few() {
     assert_eq!(timeline.recover(4, "b", rewind(7)), ["Newest { count: 7 }"]);
     assert_eq!(timeline.reads(5, page([5, 6, 7, 8], 8, false, true)), ["b: None [5, 6, 7, 8] 8"]);
     assert_eq!(timeline.recover(6, "c", rewind(9)), ["c: None [5, 6, 7, 8] 8"], "there are no more");
+}
+
+#[test]
+fn a_read_of_few_does_not_decide_for_those_who_came_after_it() {
+    let mut timeline = begun(8);
+    assert_eq!(timeline.recover(2, "a", Start { since: None, rewind: 1 }), ["Newest { count: 1 }"]);
+    assert!(timeline.recover(3, "b", since(5)).is_empty());
+    assert!(timeline.recover(3, "c", Start { since: None, rewind: 4 }).is_empty());
+    assert_eq!(timeline.reads(4, page([8], 8, true, true)), ["a: None [8] 8", "Recovery { after: 5 }"]);
+    assert_eq!(
+        timeline.reads(5, page([6, 7, 8], 8, false, true)),
+        ["b: Some(true) [6, 7, 8] 8", "Newest { count: 4 }"]
+    );
+    assert_eq!(timeline.reads(6, page([5, 6, 7, 8], 8, true, true)), ["c: None [5, 6, 7, 8] 8"]);
+}
+
+#[test]
+fn who_waits_for_a_read_is_not_given_up_for_questions_of_others() {
+    let mut timeline = begun(8);
+    assert_eq!(timeline.recover(2, "ahead", since(9)), ["ask"]);
+    timeline.recover(2, "a", since(5));
+    timeline.recover(2, "b", Start { since: None, rewind: 1 });
+    for ahead in ["9", "10", "11", "12", "13"] {
+        timeline.recover(3, ahead, since(9));
+        assert_eq!(timeline.stands(4, standing(8)).last().unwrap(), "ask", "before {ahead}");
+    }
+    assert_eq!(timeline.stands(5, standing(8)), ["13: Some(false) [] 8", "Recovery { after: 5 }"]);
+    let told = timeline.reads(6, page([6, 7, 8], 8, false, true));
+    assert_eq!(told, ["a: Some(true) [6, 7, 8] 8", "b: None [8] 8"]);
 }
 
 #[test]
