@@ -309,19 +309,19 @@ impl Hub {
     fn with_timeline(&mut self, id: InterestId, handle: impl FnOnce(&mut Timeline<Kept, Recoverer>, Time)) {
         let now = self.clock.now();
         let Some(keeper) = self.topics.get_mut(id).and_then(|state| state.timeline.as_mut()) else { return };
-        let before = keeper.timeline.bytes();
+        let before = memory(&keeper.timeline);
         handle(&mut keeper.timeline, now);
         let limit = self.histories.config.ring_bytes;
         let others = self.histories.ring_bytes.saturating_sub(before);
-        while others + keeper.timeline.bytes() > limit && keeper.timeline.give_back() {}
-        self.histories.ring_bytes = others + keeper.timeline.bytes();
+        while others + memory(&keeper.timeline) > limit && keeper.timeline.give_back() {}
+        self.histories.ring_bytes = others + memory(&keeper.timeline);
         self.pump(id);
     }
 
     /// The topic is gone, with its ring.
     pub(super) fn timeline_ended(&mut self, state: &TopicState) {
         if let Some(keeper) = &state.timeline {
-            self.histories.ring_bytes = self.histories.ring_bytes.saturating_sub(keeper.timeline.bytes());
+            self.histories.ring_bytes = self.histories.ring_bytes.saturating_sub(memory(&keeper.timeline));
         }
     }
 
@@ -477,6 +477,11 @@ impl Hub {
         }
         true
     }
+}
+
+/// Bytes that a timeline's publications take, about: the frame, the copy that replies contain, and what is around them.
+fn memory(timeline: &Timeline<Kept, Recoverer>) -> usize {
+    2 * timeline.bytes() + timeline.publications() * size_of::<EncodedPublication>()
 }
 
 fn away() -> BrokerError {

@@ -58,7 +58,7 @@ impl Shard {
             ShardMessage::Subscribed { slot, position } => {
                 self.seal(state, slot);
                 let has_history = position.is_some();
-                for waiting in state.topics.confirm(slot, position) {
+                for waiting in state.topics.confirm(slot, position, self.context.clock.now()) {
                     let (connection, op) = (waiting.connection, waiting.op);
                     if has_history {
                         // One before it may have gone, and have taken others with it.
@@ -116,6 +116,9 @@ impl Shard {
         }
         let subscribers = std::mem::take(&mut topic.subscribers);
         let conflates = topic.conflates;
+        if let Some(history) = &mut topic.history {
+            history.known_at = self.context.clock.now();
+        }
         let catching_up = topic.history.as_ref().map_or_else(Vec::new, |history| history.catching_up.clone());
         let limits = self.outbox_limits();
         let mut pieces: [Option<Piece>; Variant::COUNT] = Default::default();

@@ -24,7 +24,7 @@ use crate::{
         STALLED,
         message::{HubRequest, Recoverer, Recovery, SlotId},
     },
-    limits::{CATCH_UP_BYTES, PAGES_PER_TURN},
+    limits::{CATCH_UP_BYTES, PAGES_PER_TURN, POSITION_AGE},
 };
 
 /// Why a client that gets only the newest publication per key is told of a gap.
@@ -42,7 +42,9 @@ impl Shard {
         let Some(history) = &mut topic.history else { return };
         let start = waiting.start.clone();
         let up_to_date = start.since.as_ref().is_some_and(|since| history.stands_at(since)) && !history.broken;
-        if !up_to_date && start != Start::default() {
+        let now = self.context.clock.now();
+        let is_stale = now.since(history.known_at) > POSITION_AGE;
+        if !up_to_date && (start != Start::default() || is_stale) {
             if history.recovering.iter().any(|own| own.connection == connection) {
                 // Else a client that gives up and asks again could have any number of recoveries under way.
                 let message = "the recovery that was given up is still under way; try again";
@@ -119,9 +121,15 @@ impl Shard {
             position.offset = before.unwrap_or(next.offset.saturating_sub(1));
         }
         state.metrics.delivered(first.len());
-        let first = first.iter().map(|publication| publication.recorded().clone()).collect();
+        if rest.is_empty()
+            && let Some(history) = state.topics.get_mut(slot).and_then(|topic| topic.history.as_mut())
+        {
+            history.move_to(&position);
+            history.known_at = self.context.clock.now();
+        }
+        let first: Vec<_> = first.iter().map(|publication| publication.recorded().clone()).collect();
         let position = (!is_stream || rest.is_empty()).then_some(position);
-        let granted = Granted { position, recovered, publications: Some(first) };
+        let granted = Granted { position, recovered, publications: (start != Start::default()).then_some(first) };
         self.handle_completion(state, connection, op, Completion::Subscribed(Ok(granted)));
         // Its outbox may have been too small for the reply.
         if state.session(index).is_none() {

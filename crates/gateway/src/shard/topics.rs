@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use ahash::RandomState;
 use fanfare_protocol::{Epoch, Position, Tenant, Topic};
-use fanfare_session::{OpId, Start};
+use fanfare_session::{OpId, Start, Time};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
@@ -36,6 +36,9 @@ pub(super) struct TopicHistory {
     epoch: Epoch,
     /// Of the last publication that came, held ones included.
     offset: u64,
+    /// When the hub or a publication said so. A quiet channel may stand further on meanwhile (on NATS, where offsets are the
+    /// stream's), and clients should begin there.
+    pub(super) known_at: Time,
     /// Publications were missed; the hub has been asked for them, and what comes before its answer is in the answer too.
     pub(super) broken: bool,
     /// Sessions that the hub will tell what they missed, and since when.
@@ -45,8 +48,8 @@ pub(super) struct TopicHistory {
 }
 
 impl TopicHistory {
-    fn new(Position { epoch, offset }: Position) -> Self {
-        Self { epoch, offset, broken: false, recovering: VecDeque::new(), catching_up: Vec::new() }
+    fn new(Position { epoch, offset }: Position, known_at: Time) -> Self {
+        Self { epoch, offset, known_at, broken: false, recovering: VecDeque::new(), catching_up: Vec::new() }
     }
 
     /// Where the channel stands.
@@ -283,11 +286,11 @@ impl ShardTopics {
 
     /// The hub has confirmed a topic. Everyone who waits is returned; without history everyone is subscribed. With history
     /// that is still to be done: until then they recover, so that the topic is used and who leaves meanwhile is found.
-    pub(super) fn confirm(&mut self, slot: SlotId, position: Option<Position>) -> Vec<Waiting> {
+    pub(super) fn confirm(&mut self, slot: SlotId, position: Option<Position>, now: Time) -> Vec<Waiting> {
         let Some(topic) = self.get_mut(slot) else { return Vec::new() };
         match std::mem::replace(&mut topic.confirmation, Confirmation::Given) {
             Confirmation::Awaited(waiting) => {
-                topic.history = position.map(|position| Box::new(TopicHistory::new(position)));
+                topic.history = position.map(|position| Box::new(TopicHistory::new(position, now)));
                 if let Some(history) = &mut topic.history {
                     history.recovering.extend(waiting.iter().cloned());
                 }
@@ -387,7 +390,7 @@ mod tests {
             panic!("the first asks the hub");
         };
         assert_eq!(topics.subscribe(&tenant, topic.clone(), waiting(1, 2), || false), Subscribing::Waits);
-        assert_eq!(topics.confirm(slot, None), [waiting(0, 1), waiting(1, 2)]);
+        assert_eq!(topics.confirm(slot, None, Time::default()), [waiting(0, 1), waiting(1, 2)]);
         assert_eq!(topics.subscribe(&tenant, topic.clone(), waiting(2, 3), || false), Subscribing::Done);
         assert_eq!(topics.get_mut(slot).unwrap().subscribers.as_slice(), [0, 1, 2]);
         for index in [0, 2] {
@@ -408,7 +411,7 @@ mod tests {
         };
         topics.subscribe(&tenant, topic.clone(), waiting(1, 2), || false);
         topics.unsubscribe(&tenant, &topic, connection(0));
-        assert_eq!(topics.confirm(slot, None), [waiting(1, 2)]);
+        assert_eq!(topics.confirm(slot, None, Time::default()), [waiting(1, 2)]);
     }
 
     #[test]
@@ -423,9 +426,9 @@ mod tests {
             panic!("the hub is asked anew");
         };
         assert_ne!(again, slot);
-        assert!(topics.confirm(slot, None).is_empty());
+        assert!(topics.confirm(slot, None, Time::default()).is_empty());
         assert!(topics.refuse(slot).is_none());
-        topics.confirm(again, None);
+        topics.confirm(again, None, Time::default());
         assert_eq!(topics.subscriptions(), 1);
         assert_eq!(topics.refuse(again).unwrap().subscribers.as_slice(), [0]);
         assert_eq!(topics.subscriptions(), 0);

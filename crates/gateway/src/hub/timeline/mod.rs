@@ -205,6 +205,11 @@ impl<P: Clone, W> Timeline<P, W> {
         self.ring.bytes() + self.held_bytes
     }
 
+    /// How many publications it keeps.
+    pub(super) fn publications(&self) -> usize {
+        self.ring.len() + self.held.len()
+    }
+
     /// Gives memory back: what is held, which can be read later, else the oldest publication. `false` where there is none.
     pub(super) fn give_back(&mut self) -> bool {
         if self.held.is_empty() {
