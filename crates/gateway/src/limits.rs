@@ -24,8 +24,14 @@ pub(crate) const INTEREST_CALLS: usize = 4;
 pub(crate) const CONFLATED_KEYS: usize = 4_096;
 /// Bytes of publications that wait for one connection which gets only the newest per key.
 pub(crate) const CONFLATED_BYTES: usize = 1024 * 1024;
+/// How old a channel's position may be that a client begins with: beyond it, the hub knows it better.
+pub(crate) const POSITION_AGE: Duration = Duration::from_secs(5);
+/// Bytes of what one connection missed, of all its channels, that wait for its socket; beyond it more is refused.
+pub(crate) const CATCH_UP_BYTES: usize = 16 * 1024 * 1024;
 /// Pages that a connection which catches up is given before others get their turn.
 pub(crate) const PAGES_PER_TURN: usize = 8;
+/// Timelines that the hub looks at, because their time has come, before it looks after everything else.
+pub(crate) const TIMERS_PER_TURN: usize = 1_024;
 /// Channels that one call asks the broker about.
 pub(crate) const POSITIONS_PER_CALL: usize = 256;
 /// Calls that ask the broker where channels stand, at one time.

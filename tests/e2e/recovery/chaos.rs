@@ -22,12 +22,13 @@ use tokio::{
 };
 
 use super::{
+    SHORT_SIZE,
     chaos_faults::{Faults, Plan},
     history_broker::HistoryBroker,
     logical_client::{Habits, LogicalClient, Lost},
     publishing::{NodeTable, Publishing},
     retained::read_history,
-    rules, size_of,
+    rules,
 };
 use crate::MACHINE;
 
@@ -139,7 +140,7 @@ async fn chaos(broker: Option<HistoryBroker>) {
         whole = whole.and(clients.reach(offsets).await);
     }
     let whole_after = healed.elapsed();
-    let short = Rules { size: size_of("short:"), ..rules() };
+    let short = Rules { size: SHORT_SIZE, ..rules() };
     let mut run = Run::new().rules("log", rules()).rules("short", short);
     for log in clients.stop().await {
         run.client(log);
@@ -154,7 +155,8 @@ async fn chaos(broker: Option<HistoryBroker>) {
     run.publisher(publishing.into_log());
     let summary = run.check().unwrap_or_else(|report| panic!("{name}, seed {seed}: {done}\n{report}"));
     println!(
-        "{name}: {seconds} s, {done}; whole again {whole_after:.1?} after the last fault\n  {summary}\n  histories of {} to {}",
+        "{name}: {seconds} s, {done}; whole again {whole_after:.1?} after the last fault\n  {summary} (all on channels \
+         that retain {SHORT_SIZE})\n  histories of {} to {}",
         sizes.iter().min().expect("there are channels"),
         sizes.iter().max().expect("there are channels"),
     );

@@ -72,14 +72,15 @@ impl Connector {
             let (mut frames, mut writer) = (Frames { source, buffer: BytesMut::new() }, Writer(sink));
             let mut hello = BytesMut::new();
             encode(&mut hello, &self.hello());
+            // Subscriptions rely on its answer, so whether it is allowed is learnt now.
+            encode(&mut hello, &["PING"]);
             writer.write(&hello).await?;
-            match frames.next().await? {
-                BytesFrame::SimpleError { data, .. } => Err(ConnectionError::Refused(data.to_string())),
-                BytesFrame::BlobError { data, .. } => {
-                    Err(ConnectionError::Refused(String::from_utf8_lossy(&data).into_owned()))
+            for _ in 0..2 {
+                if let Some(refusal) = error_of(&frames.next().await?) {
+                    return Err(ConnectionError::Refused(refusal));
                 }
-                _ => Ok((frames, writer)),
             }
+            Ok((frames, writer))
         };
         timeout(self.timeout, opening).await.map_err(|_| ConnectionError::Timeout(self.timeout))?
     }

@@ -195,8 +195,14 @@ impl Masters {
     fn saw(&self, server: &Server, view: View) {
         let now = Instant::now();
         let mut views = self.views.lock().expect(UNPOISONED);
-        views.insert(server.clone(), (now, view));
+        let before = views.len();
         views.retain(|_, (seen, _)| now.duration_since(*seen) < VIEW_AGE);
+        let expired = views.len() < before;
+        let old = views.insert(server.clone(), (now, view));
+        // As nearly always.
+        if !expired && old.is_some_and(|(_, old)| old == views[server].1) {
+            return;
+        }
         let views: Vec<View> = views.values().map(|(_, view)| view.clone()).collect();
         let topology = Topology::merge(&views);
         self.topology.send_if_modified(|current| {
@@ -248,7 +254,7 @@ impl Masters {
         let (masters, token) = (Arc::clone(self), ended.clone());
         self.tasks.spawn(async move {
             let _: Option<()> = token.run_until_cancelled(masters.keep(&server)).await;
-            masters.callers.lock().expect(UNPOISONED).remove(&server);
+            masters.forget_ended();
         });
         ended
     }
@@ -268,12 +274,17 @@ impl Masters {
                 }
                 Err(error) => error,
             };
-            self.callers.lock().expect(UNPOISONED).remove(server);
+            self.forget_ended();
             tracing::debug!(%reason, server = %server, attempt, "no connection for commands to a master of the Redis Cluster");
             self.look();
             attempt += 1;
             sleep(backoff::pause(attempt)).await;
         }
+    }
+
+    /// Not by the server's name: another connection to it may be there already.
+    fn forget_ended(&self) {
+        self.callers.lock().expect(UNPOISONED).retain(|_, caller| caller.is_alive());
     }
 
     /// Prepares a connection, lets it be used, and asks for the master's view of the cluster now and then.

@@ -234,6 +234,10 @@ impl Subscriber {
     fn hear(&mut self, event: FromLink) {
         match event {
             FromLink::Opened(id, link) if self.keepers.contains_key(&link.server) => {
+                // A keeper that was cancelled says nothing of its connection's end.
+                if let Some(earlier) = self.by_server.get(&link.server) {
+                    self.lose(*earlier);
+                }
                 self.by_server.insert(link.server.clone(), id);
                 self.links.insert(id, link);
             }
@@ -247,7 +251,9 @@ impl Subscriber {
     fn lose(&mut self, id: LinkId) {
         let Some(link) = self.links.remove(&id) else { return };
         link.end();
-        self.by_server.remove(&link.server);
+        if self.by_server.get(&link.server) == Some(&id) {
+            self.by_server.remove(&link.server);
+        }
         let outcome = self.table.link_ended(id);
         self.apply(outcome);
         self.masters.look();

@@ -355,3 +355,154 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two names of one slot, and one of another.
+    const A: &str = "a{06S}";
+    const B: &str = "b{06S}";
+    const C: &str = "c";
+
+    fn ids(numbers: &[u64]) -> Vec<InterestId> {
+        numbers.iter().copied().map(InterestId).collect()
+    }
+
+    fn wanted(id: u64, names: &[&str]) -> Wanted {
+        (InterestId(id), names.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    fn names(names: &[&str]) -> Vec<Arc<str>> {
+        names.iter().copied().map(Arc::from).collect()
+    }
+
+    /// Places all that waits on one connection and says what it is asked for.
+    fn place(table: &mut Table, link: LinkId) -> Vec<String> {
+        let placed = table.place(|_| Some(link));
+        let mut names: Vec<String> =
+            placed.into_values().flat_map(HashMap::into_values).flatten().map(|name| name.to_string()).collect();
+        names.sort();
+        names
+    }
+
+    /// A table with one confirmed interest in `A` and `C`, on connection 1.
+    fn held() -> Table {
+        let mut table = Table::default();
+        table.add(vec![wanted(1, &[A, C])]);
+        assert_eq!(place(&mut table, 1), [A, C]);
+        assert_eq!(table.confirmed(1, A), Outcome::default());
+        assert_eq!(table.confirmed(1, C).added, [1]);
+        table
+    }
+
+    fn arrived() -> Arrived {
+        Arrived { body: Body::new("x"), timestamp: None, position: None }
+    }
+
+    #[test]
+    fn a_call_is_answered_when_all_of_it_is_confirmed() {
+        let mut table = Table::default();
+        let (call, outcome) = table.add(vec![wanted(1, &[A]), wanted(2, &[A, B])]);
+        assert_eq!(outcome, Outcome::default());
+        assert!(table.has_unplaced());
+        let placed = table.place(|slot| (slot == slot_of(A)).then_some(7));
+        let mut asked = placed[&7][&slot_of(A)].clone();
+        asked.sort();
+        assert_eq!(asked, names(&[A, B]));
+        assert!(!table.has_unplaced());
+        // Another connection's word does not count.
+        assert_eq!(table.confirmed(8, A), Outcome::default());
+        assert!(table.confirmed(7, A).added.is_empty());
+        assert_eq!(table.confirmed(7, B).added, [call]);
+        // What is confirmed already needs nothing more.
+        let (second, outcome) = table.add(vec![wanted(3, &[B])]);
+        assert_eq!(outcome.added, [second]);
+        assert_eq!(table.add(Vec::new()).1.added.len(), 1);
+        assert!(table.remove(ids(&[1, 3, 9])).unwanted.is_empty());
+        let mut unwanted = table.remove(ids(&[2])).unwanted;
+        unwanted.sort();
+        assert_eq!(unwanted, [(7, A.into()), (7, B.into())]);
+        assert!(table.names.is_empty() && table.interests.is_empty() && table.adding.is_empty());
+    }
+
+    #[test]
+    fn an_interest_is_lost_with_its_first_name_and_restored_with_its_last() {
+        let mut table = held();
+        assert_eq!(table.ended(1, A).unwrap().lost, ids(&[1]));
+        assert_eq!(table.ended(1, A), None, "once is enough");
+        assert_eq!(table.ended(1, C).unwrap(), Outcome::default());
+        assert_eq!(place(&mut table, 2), [A, C]);
+        assert_eq!(table.ended(2, A), None, "an end that came before the confirmation is of an earlier subscription");
+        assert_eq!(table.confirmed(2, A), Outcome::default());
+        assert_eq!(table.confirmed(2, C).restored, ids(&[1]));
+    }
+
+    #[test]
+    fn a_message_counts_only_from_where_its_name_has_its_place() {
+        let mut table = held();
+        assert_eq!(table.publications(1, A, &arrived()).len(), 1);
+        assert!(table.publications(2, A, &arrived()).is_empty() && table.publications(1, B, &arrived()).is_empty());
+        let moved = table.displace_all(|_, slot| slot != slot_of(A));
+        assert_eq!((moved.lost, moved.unwanted), (ids(&[1]), vec![(1, A.into())]));
+        assert!(table.publications(1, A, &arrived()).is_empty(), "it may come from the new place too");
+        assert_eq!(place(&mut table, 2), [A]);
+        assert_eq!(table.publications(2, A, &arrived()).len(), 1);
+    }
+
+    #[test]
+    fn a_connection_that_ends_interrupts_what_was_there_and_fails_who_waits_for_it() {
+        let mut table = held();
+        let (call, _) = table.add(vec![wanted(2, &[A, B])]);
+        assert_eq!(place(&mut table, 1), [B]);
+        let outcome = table.link_ended(1);
+        assert_eq!((outcome.lost, outcome.failed, outcome.unwanted), (ids(&[1]), vec![call], vec![]));
+        assert_eq!(place(&mut table, 2), [A, C], "nobody wants the other name any more");
+        // A call that finds no connection fails at once, and what is held waits.
+        table.link_ended(2);
+        let (call, _) = table.add(vec![wanted(3, &[A])]);
+        assert!(table.place(|_| None).is_empty());
+        assert_eq!(table.fail_unplaced().failed, [call]);
+        assert_eq!(place(&mut table, 3), [A, C]);
+    }
+
+    #[test]
+    fn a_confirmation_that_is_lost_before_the_call_is_answered_has_to_come_again() {
+        let mut table = Table::default();
+        let (call, _) = table.add(vec![wanted(1, &[A]), wanted(2, &[B])]);
+        place(&mut table, 1);
+        table.confirmed(1, A);
+        assert_eq!(table.ended(1, A), Some(Outcome::default()), "the hub does not hold it yet");
+        assert!(table.confirmed(1, B).added.is_empty());
+        assert_eq!(place(&mut table, 2), [A]);
+        assert_eq!(table.confirmed(2, A).added, [call]);
+    }
+
+    #[test]
+    fn what_is_refused_fails_its_call_and_ends_what_was_held() {
+        let mut table = held();
+        let (call, _) = table.add(vec![wanted(2, &[B]), wanted(3, &[C])]);
+        place(&mut table, 1);
+        let outcome = table.refused(1, &names(&[B]));
+        assert_eq!((outcome.failed, outcome.refused), (vec![call], vec![]));
+        assert!(table.publications(1, C, &arrived()).len() == 1, "the other holder keeps it");
+        table.ended(1, A);
+        place(&mut table, 1);
+        let outcome = table.refused(1, &names(&[A]));
+        assert_eq!((outcome.refused, outcome.unwanted), (ids(&[1]), vec![(1, A.into()), (1, C.into())]));
+        assert!(table.names.is_empty());
+    }
+
+    #[test]
+    fn what_was_not_confirmed_is_asked_for_again_until_the_call_is_given_up() {
+        let mut table = Table::default();
+        let (call, _) = table.add(vec![wanted(1, &[A])]);
+        place(&mut table, 1);
+        assert_eq!(table.unconfirmed(1, &names(&[A, B])), Outcome::default());
+        assert_eq!(place(&mut table, 2), [A]);
+        let outcome = table.give_up(call);
+        assert_eq!((outcome.failed, outcome.unwanted), (vec![], vec![(2, A.into())]));
+        assert_eq!(table.confirmed(2, A), Outcome::default());
+        assert!(table.names.is_empty() && table.interests.is_empty());
+    }
+}

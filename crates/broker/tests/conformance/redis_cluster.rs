@@ -367,6 +367,20 @@ async fn a_server_that_is_in_no_cluster_and_one_that_is_not_there() {
     let error = open(&options).await.err().unwrap();
     assert!(matches!(error, BrokerError::Unreachable { .. }), "{error:?}");
     assert!(error.to_string().contains("redis-cluster://127."), "{error}");
+
+    // Over TLS it is the server's own word only for who trusts its authority.
+    let server = RedisServer::builder().tls().start().await;
+    let secure =
+        BrokerOptions { url: format!("rediss-cluster://{}", server.address()), connect_timeout: SOON, ..options };
+    let trusting = BrokerOptions { tls_ca_file: server.authority_file().map(Into::into), ..secure.clone() };
+    let error = open(&trusting).await.err().unwrap();
+    assert!(error.to_string().contains("cluster support disabled"), "{error}");
+    let distrusting = BrokerOptions { connect_timeout: Duration::from_millis(500), ..secure };
+    let error = open(&distrusting).await.err().unwrap();
+    assert!(
+        matches!(error, BrokerError::Unreachable { .. }) && error.to_string().contains("rediss-cluster://"),
+        "{error:?}"
+    );
 }
 
 /// As Redis does to a subscriber that reads too slowly.

@@ -10,7 +10,7 @@ use std::{
 use fanfare_broker::{
     BrokerError, HistoryPage, HistoryRange, HistoryRead, InterestId, LivePosition, Publication, Standing,
 };
-use fanfare_protocol::{Body, Delivery, ErrorBody, ErrorCode, Missed, Position, Topic};
+use fanfare_protocol::{Body, Channel, Delivery, ErrorBody, ErrorCode, Missed, Position, Tenant, Topic};
 use fanfare_session::Time;
 use futures_util::FutureExt as _;
 use smallvec::SmallVec;
@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::{
-    CallResult, Hub, Route,
+    CallResult, Hub, INTEREST_CHANGED, Route,
     message::{Recoverer, Recovery, ShardMessage},
     timeline::{Answer, Effect, Entry, Failed, Page, Read, Timeline, TimelineConfig},
     topics::{InterestState, TopicState},
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     clock::unix_millis,
     encoding::EncodedPublication,
-    limits::{POSITION_CALLS, POSITIONS_PER_CALL, RING_AGE},
+    limits::{POSITION_CALLS, POSITIONS_PER_CALL, RING_AGE, TIMERS_PER_TURN},
 };
 
 /// What a timeline keeps of a publication: nothing where it is no envelope and was refused, but its place is known.
@@ -37,8 +37,10 @@ type Kept = Option<Arc<EncodedPublication>>;
 pub(super) struct Timekeeper {
     timeline: Timeline<Kept, Recoverer>,
     wakes_at: Option<Time>,
+    /// Patterns were told that they miss what came to them after the channel had gone on.
+    told_patterns: bool,
     /// Where it began; up to here patterns go their own way.
-    began: Option<u64>,
+    began: Option<Position>,
 }
 
 /// What the hub is told of history by the configuration.
@@ -85,13 +87,18 @@ impl Timekeeper {
     }
 
     /// Whether a pattern's copy of a publication is the pattern's own to deliver: the channel was not followed yet.
-    pub(super) fn leaves_to_patterns(&self, offset: u64) -> bool {
-        self.began.is_none_or(|began| offset <= began)
+    pub(super) fn leaves_to_patterns(&self, position: &Position) -> bool {
+        self.began.as_ref().is_none_or(|began| began.epoch == position.epoch && position.offset <= began.offset)
     }
 
-    pub(super) fn handle_seen(&mut self, offset: u64) {
+    /// Whether the channel has delivered anything of its own.
+    pub(super) fn has_moved(&self) -> bool {
+        self.began.is_some() && self.began.as_ref() != self.timeline.position()
+    }
+
+    pub(super) fn handle_seen(&mut self, position: &Position) {
         if self.began.is_none() {
-            self.timeline.handle_seen(offset);
+            self.timeline.handle_seen(position);
         }
     }
 }
@@ -127,9 +134,11 @@ impl Hub {
         if state.topic.is_pattern() {
             return false;
         }
-        let Some(config) = self.histories.timeline_config(state.topic.namespace()) else { return false };
+        let Some(mut config) = self.histories.timeline_config(state.topic.namespace()) else { return false };
+        // Else all channels that were subscribed to together would be asked about together for ever.
+        config.check_interval = config.check_interval.mul_f64(0.9 + 0.2 * fastrand::f64());
         let timeline = Timeline::new(now, config);
-        state.timeline = Some(Box::new(Timekeeper { timeline, wakes_at: None, began: None }));
+        state.timeline = Some(Box::new(Timekeeper { timeline, wakes_at: None, told_patterns: false, began: None }));
         self.pump(id);
         true
     }
@@ -157,6 +166,11 @@ impl Hub {
         self.with_timeline(id, |timeline, now| timeline.handle_recover(now, recoverer, start));
     }
 
+    /// Whether the broker is away.
+    pub(super) fn histories_are_down(&self) -> bool {
+        self.histories.down
+    }
+
     /// Nothing is asked while the broker is away: those who wait are told at once.
     pub(super) fn histories_interrupted(&mut self) {
         self.histories.down = true;
@@ -177,10 +191,13 @@ impl Hub {
 
     /// Looks at the timelines whose time has come.
     pub(super) fn handle_timers(&mut self) {
+        self.metrics.ring_bytes.set(self.histories.ring_bytes as f64);
         let now = self.clock.now();
-        while let Some(Reverse((at, id))) = self.histories.timers.peek().copied()
-            && at <= now
-        {
+        for _ in 0..TIMERS_PER_TURN {
+            let Some(Reverse((at, id))) = self.histories.timers.peek().copied().filter(|Reverse((at, _))| *at <= now)
+            else {
+                return;
+            };
             self.histories.timers.pop();
             let Some(keeper) = self.topics.get_mut(id).and_then(|state| state.timeline.as_mut()) else { continue };
             if keeper.wakes_at == Some(at) {
@@ -194,12 +211,22 @@ impl Hub {
     pub(super) fn start_asking(&mut self) {
         while !self.histories.asked.is_empty() && self.histories.asking < POSITION_CALLS {
             let count = self.histories.asked.len().min(POSITIONS_PER_CALL);
-            let (mut channels, mut names) = (Vec::with_capacity(count), Vec::with_capacity(count));
+            let (mut channels, mut names) = (Vec::with_capacity(count), Vec::<(Tenant, Channel)>::with_capacity(count));
+            let mut others = Vec::new();
             for id in self.histories.asked.drain(..count) {
                 let Some(state) = self.topics.get(id) else { continue };
                 let Topic::Channel(channel) = &state.topic else { continue };
+                // One namespace at a time: another's history may be away.
+                if names.first().is_some_and(|(_, first)| first.namespace() != channel.namespace()) {
+                    others.push(id);
+                    continue;
+                }
                 channels.push(id);
                 names.push((state.tenant.clone(), channel.clone()));
+            }
+            others.into_iter().rev().for_each(|id| self.histories.asked.push_front(id));
+            if names.is_empty() {
+                continue;
             }
             self.histories.asking += 1;
             self.metrics.position_checks.increment(names.len() as u64);
@@ -219,12 +246,15 @@ impl Hub {
                 self.histories.asking -= 1;
                 match result {
                     Ok(standings) => {
+                        let standings = standings.into_iter().map(Ok).chain(std::iter::repeat(Err(Failed)));
                         for (id, standing) in channels.into_iter().zip(standings) {
-                            self.with_timeline(id, |timeline, now| timeline.handle_standing(now, Ok(standing)));
+                            self.with_timeline(id, |timeline, now| timeline.handle_standing(now, standing));
                         }
                     }
                     Err(error) => {
-                        warn!(broker = self.broker.name(), count = channels.len(), %error, "positions are not known");
+                        if !self.histories.down {
+                            warn!(broker = self.broker.name(), count = channels.len(), %error, "positions are not known");
+                        }
                         for id in channels {
                             self.with_timeline(id, |timeline, now| timeline.handle_standing(now, Err(Failed)));
                         }
@@ -247,7 +277,9 @@ impl Hub {
                 Ok(Page { entries, position, more, whole })
             }
             Err(error) => {
-                warn!(broker = self.broker.name(), topic = %state.topic, %error, "history was not read");
+                if !self.histories.down {
+                    warn!(broker = self.broker.name(), topic = %state.topic, %error, "history was not read");
+                }
                 Err(Failed)
             }
         };
@@ -277,21 +309,19 @@ impl Hub {
     fn with_timeline(&mut self, id: InterestId, handle: impl FnOnce(&mut Timeline<Kept, Recoverer>, Time)) {
         let now = self.clock.now();
         let Some(keeper) = self.topics.get_mut(id).and_then(|state| state.timeline.as_mut()) else { return };
-        let before = keeper.timeline.ring_bytes();
+        let before = memory(&keeper.timeline);
         handle(&mut keeper.timeline, now);
         let limit = self.histories.config.ring_bytes;
         let others = self.histories.ring_bytes.saturating_sub(before);
-        while others + keeper.timeline.ring_bytes() > limit && keeper.timeline.drop_oldest() {}
-        self.histories.ring_bytes = others + keeper.timeline.ring_bytes();
-        self.metrics.ring_bytes.set(self.histories.ring_bytes as f64);
+        while others + memory(&keeper.timeline) > limit && keeper.timeline.give_back() {}
+        self.histories.ring_bytes = others + memory(&keeper.timeline);
         self.pump(id);
     }
 
     /// The topic is gone, with its ring.
     pub(super) fn timeline_ended(&mut self, state: &TopicState) {
         if let Some(keeper) = &state.timeline {
-            self.histories.ring_bytes = self.histories.ring_bytes.saturating_sub(keeper.timeline.ring_bytes());
-            self.metrics.ring_bytes.set(self.histories.ring_bytes as f64);
+            self.histories.ring_bytes = self.histories.ring_bytes.saturating_sub(memory(&keeper.timeline));
         }
     }
 
@@ -337,7 +367,7 @@ impl Hub {
         let Some(state) = self.topics.get_mut(id) else { return };
         state.interest = InterestState::Held(0);
         if let Some(keeper) = &mut state.timeline {
-            keeper.began = Some(position.offset);
+            keeper.began = Some(position.clone());
         }
         let subscribers = state.subscribers.clone();
         if subscribers.is_empty() {
@@ -361,8 +391,10 @@ impl Hub {
         let Topic::Channel(channel) = &state.topic else { return };
         for id in self.topics.matching(&state.tenant, channel) {
             let Some(state) = self.topics.get(id) else { continue };
+            // A pattern has no positions of its own.
+            let missed = (!state.topic.is_pattern()).then(|| missed.clone());
             for (shard, slot) in state.subscribers.clone() {
-                self.send(shard, ShardMessage::Gap { slot, reason, missed: Some(missed.clone()) });
+                self.send(shard, ShardMessage::Gap { slot, reason, missed: missed.clone() });
             }
         }
     }
@@ -430,9 +462,26 @@ impl Hub {
         let Some(tenant) = self.topics.get(publication.interest).map(|state| &state.tenant) else { return false };
         let Some(id) = self.topics.find(tenant.as_str(), channel.as_str()) else { return true };
         let Some(keeper) = self.topics.get_mut(id).and_then(|state| state.timeline.as_mut()) else { return true };
-        keeper.handle_seen(live.position.offset);
-        keeper.leaves_to_patterns(live.position.offset)
+        keeper.handle_seen(&live.position);
+        if !keeper.leaves_to_patterns(&live.position) {
+            return false;
+        }
+        if keeper.has_moved() {
+            // The channel's own interest was faster: delivered now, this would come after what is newer. Told once.
+            if std::mem::replace(&mut keeper.told_patterns, true) {
+                return false;
+            }
+            let id = publication.interest;
+            self.tell_gap(&[id], INTEREST_CHANGED);
+            return false;
+        }
+        true
     }
+}
+
+/// Bytes that a timeline's publications take, about: the frame, the copy that replies contain, and what is around them.
+fn memory(timeline: &Timeline<Kept, Recoverer>) -> usize {
+    2 * timeline.bytes() + timeline.publications() * size_of::<EncodedPublication>()
 }
 
 fn away() -> BrokerError {

@@ -101,7 +101,7 @@ impl ShardLink {
     /// publications are dropped until the inbox is free again, and its subscribers are told of the gap.
     pub(super) fn send(&mut self, message: ShardMessage, now: Instant) -> bool {
         let bytes = bytes_of(&message);
-        if self.interrupted && bytes > 0 {
+        if self.interrupted && (bytes > 0 || is_repaired(&message)) {
             return false;
         }
         let message = if self.interrupted { without_recovery(message) } else { message };
@@ -114,7 +114,10 @@ impl ShardLink {
             self.keep(message, bytes);
         }
         let since = *self.full_since.get_or_insert(now);
-        if self.backlog_bytes > SHARD_BACKLOG_BYTES || now.duration_since(since) > SHARD_STALL {
+        let stuck = self.backlog_bytes > SHARD_BACKLOG_BYTES || now.duration_since(since) > SHARD_STALL;
+        // Once interrupted, nothing comes into the backlog that would have to be dropped.
+        let may_drop = self.backlog_bytes > 0;
+        if stuck && may_drop && !self.interrupted {
             self.interrupt();
             return self.interrupted;
         }
@@ -162,10 +165,16 @@ impl ShardLink {
     fn interrupt(&mut self) {
         let waiting = self.backlog.len();
         let backlog = std::mem::take(&mut self.backlog).into_iter();
-        self.backlog = backlog.filter(|message| bytes_of(message) == 0).map(without_recovery).collect();
+        self.backlog =
+            backlog.filter(|message| bytes_of(message) == 0 && !is_repaired(message)).map(without_recovery).collect();
         self.backlog_bytes = 0;
         self.interrupted = self.interrupted || self.backlog.len() < waiting;
     }
+}
+
+/// A gap in a place that the shard has not reached: its own repair spans it, and it is told of that with all the rest.
+fn is_repaired(message: &ShardMessage) -> bool {
+    matches!(message, ShardMessage::Gap { missed: Some(_), .. })
 }
 
 /// A session that recovered to a place which its shard has not reached cannot go on from there: it has to try again.
@@ -296,5 +305,25 @@ mod tests {
         link.drain();
         link.drain();
         assert!(!link.has_backlog());
+    }
+
+    #[tokio::test]
+    async fn a_gap_of_a_channel_is_not_told_to_a_shard_that_missed_what_lies_before_it() {
+        let (inbox, mut receiver) = shard_inbox(INBOX);
+        let mut link = ShardLink::new(inbox);
+        let now = Instant::now();
+        for _ in 0..=INBOX {
+            link.send(publication(), now);
+        }
+        assert!(link.send(publication(), now + SHARD_STALL + Duration::from_millis(1)), "interrupted now");
+        let place = |offset| fanfare_protocol::Position { offset, epoch: fanfare_protocol::Epoch::parse("e").unwrap() };
+        let missed = Some(fanfare_protocol::Missed { from: place(20), to: place(30) });
+        link.send(ShardMessage::Gap { slot: SLOT, reason: "not_retained", missed }, now);
+        take_all(&mut receiver).await;
+        while link.has_backlog() {
+            link.drain();
+        }
+        let rest = take_all(&mut receiver).await;
+        assert!(!rest.iter().any(|message| matches!(message, ShardMessage::Gap { missed: Some(_), .. })), "{rest:?}");
     }
 }

@@ -42,6 +42,8 @@ use crate::{
     readiness::Readiness,
 };
 
+/// How soon an interest may be looked at again that stays because it leads others, at the least.
+const LEAST_LINGER: Duration = Duration::from_millis(1);
 /// The reason of an interruption that is never over; see [`Interruption`].
 const REFUSED: &str = "refused";
 /// Why subscribers are told of a gap when a pattern that led their topic ends.
@@ -136,14 +138,20 @@ impl Hub {
             tokio::select! {
                 biased;
                 () = cancelled.cancelled() => return,
-                Some(result) = self.calls.next() => self.handle_call_result(result),
+                Some(result) = self.calls.next() => {
+                    self.handle_call_result(result);
+                    self.handle_waiting_events(&mut events);
+                }
                 Some(request) = requests.recv() => {
                     self.handle_requests(request, &mut requests);
                     self.handle_waiting_events(&mut events);
                 }
                 () = tokio::time::sleep(SHARD_RETRY), if has_backlog => {}
                 () = sleep_until(linger_ends), if self.removing == 0 => self.handle_linger_end(Instant::now()),
-                () = sleep_until(timer) => self.handle_timers(),
+                () = sleep_until(timer) => {
+                    self.handle_timers();
+                    self.handle_waiting_events(&mut events);
+                }
                 count = events.recv_many(&mut batch, HUB_EVENTS_PER_TURN) => {
                     if count == 0 {
                         warn!(broker = self.broker.name(), "the broker's event stream has ended");
@@ -237,7 +245,7 @@ impl Hub {
 
     /// Keeps the interest for a while after its last subscriber, who often comes back.
     fn linger(&mut self, id: InterestId) {
-        let until = Instant::now() + self.config.linger;
+        let until = Instant::now() + self.config.linger.max(LEAST_LINGER);
         if let Some(state) = self.topics.get_mut(id) {
             state.lingers_until = Some(until);
             if !std::mem::replace(&mut state.in_line, true) {
@@ -487,6 +495,8 @@ impl Hub {
     /// Tells subscribers of the gap now that it is over: whoever fetches the state after this misses nothing.
     fn handle_resumed(&mut self, scope: Scope) {
         match scope {
+            // An adapter may doubt what it has told without having been away: then only history can say.
+            Scope::All if !self.histories_are_down() => self.histories_resumed(),
             Scope::All => {
                 tracing::info!(broker = self.broker.name(), "the broker is back");
                 self.readiness.broker_resumed();
@@ -500,10 +510,10 @@ impl Hub {
             }
             Scope::Interest(id) => {
                 let Some(state) = self.topics.get_mut(id) else { return };
-                let reason = state.interrupted.take().unwrap_or("broker_interrupted");
                 if state.timeline.is_some() {
                     return self.history_resumed(id);
                 }
+                let Some(reason) = state.interrupted.take() else { return };
                 // Where it leads others, what it missed was theirs too.
                 self.tell_gap(&self.topics.overlapping(id), reason);
             }

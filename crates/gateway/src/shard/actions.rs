@@ -134,7 +134,7 @@ impl Shard {
             let namespaces = &self.context.session_config.namespaces;
             namespaces.get(topic.namespace()).slow_consumer == SlowConsumer::Conflate
         };
-        let waiting = Waiting { connection: id, op, start };
+        let waiting = Waiting { connection: id, op, start, given_up: false };
         match state.topics.subscribe(&tenant, topic.clone(), waiting.clone(), conflates) {
             Subscribing::Done => complete(state, index, now, op, Completion::Subscribed(Ok(Granted::default()))),
             Subscribing::Follows(slot) => self.begin(state, slot, waiting),

@@ -17,6 +17,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Aside {
     catching_up: Vec<CatchUp>,
+    /// Of all that waits in `catching_up`.
+    bytes: usize,
     conflated: Conflated,
 }
 
@@ -25,14 +27,14 @@ pub(super) struct Aside {
 pub(super) struct CatchUp {
     pub(super) slot: SlotId,
     items: VecDeque<Item>,
-    bytes: usize,
 }
 
 /// What waits for a client that catches up.
 #[derive(Debug)]
 pub(super) enum Item {
     Publication(Arc<EncodedPublication>),
-    Gap(&'static str, Option<Missed>),
+    /// In a box, because a storm may have a million of the others.
+    Gap(Box<(&'static str, Option<Missed>)>),
 }
 
 /// It has more to catch up with than it may.
@@ -46,23 +48,25 @@ impl Aside {
 
     /// A subscription begins, with what its client gets first.
     pub(super) fn begin(&mut self, slot: SlotId, publications: impl IntoIterator<Item = Arc<EncodedPublication>>) {
-        let mut catch_up = CatchUp { slot, items: VecDeque::new(), bytes: 0 };
-        publications.into_iter().for_each(|publication| catch_up.push(Item::Publication(publication)));
+        let mut catch_up = CatchUp { slot, items: VecDeque::new() };
+        catch_up.items.extend(publications.into_iter().map(Item::Publication));
+        self.bytes += catch_up.bytes();
         self.catching_up.push(catch_up);
     }
 
-    /// Puts something behind what waits for a subscription; `Err` where that is more than `limit` bytes.
+    /// Puts something behind what waits for a subscription; `Err` where more than `limit` bytes wait for the connection.
     pub(super) fn push(&mut self, slot: SlotId, item: Item, limit: usize) -> Result<(), TooFarBehind> {
-        let Some(catch_up) = self.find(slot) else { return Ok(()) };
-        catch_up.push(item);
-        if catch_up.bytes > limit { Err(TooFarBehind) } else { Ok(()) }
+        let Some(catch_up) = self.catching_up.iter_mut().find(|catch_up| catch_up.slot == slot) else { return Ok(()) };
+        self.bytes += item.bytes();
+        catch_up.items.push_back(item);
+        if self.bytes > limit { Err(TooFarBehind) } else { Ok(()) }
     }
 
     /// The next thing of a subscription, and which subscription.
     pub(super) fn pop(&mut self) -> Option<(SlotId, Item)> {
         let catch_up = self.catching_up.iter_mut().find(|catch_up| !catch_up.items.is_empty())?;
         let item = catch_up.items.pop_front()?;
-        catch_up.bytes -= item.bytes();
+        self.bytes -= item.bytes();
         Some((catch_up.slot, item))
     }
 
@@ -74,24 +78,30 @@ impl Aside {
 
     /// A subscription has ended.
     pub(super) fn end(&mut self, slot: SlotId) {
-        self.catching_up.retain(|catch_up| catch_up.slot != slot);
+        let bytes = &mut self.bytes;
+        self.catching_up.retain(|catch_up| {
+            if catch_up.slot == slot {
+                *bytes -= catch_up.bytes();
+            }
+            catch_up.slot != slot
+        });
         self.conflated.end(slot);
+    }
+
+    /// Bytes that wait for a client that catches up.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// What the client was too slow for.
     pub(super) fn conflated(&mut self) -> &mut Conflated {
         &mut self.conflated
     }
-
-    fn find(&mut self, slot: SlotId) -> Option<&mut CatchUp> {
-        self.catching_up.iter_mut().find(|catch_up| catch_up.slot == slot)
-    }
 }
 
 impl CatchUp {
-    fn push(&mut self, item: Item) {
-        self.bytes += item.bytes();
-        self.items.push_back(item);
+    fn bytes(&self) -> usize {
+        self.items.iter().map(Item::bytes).sum()
     }
 }
 
@@ -99,7 +109,7 @@ impl Item {
     fn bytes(&self) -> usize {
         match self {
             Self::Publication(publication) => publication.bytes(),
-            Self::Gap(..) => 0,
+            Self::Gap(_) => 0,
         }
     }
 }

@@ -58,14 +58,20 @@ impl Shard {
             ShardMessage::Subscribed { slot, position } => {
                 self.seal(state, slot);
                 let has_history = position.is_some();
-                for waiting in state.topics.confirm(slot, position) {
+                for waiting in state.topics.confirm(slot, position, self.context.clock.now()) {
+                    let (connection, op) = (waiting.connection, waiting.op);
                     if has_history {
-                        let connection = waiting.connection;
+                        // One before it may have gone, and have taken others with it.
+                        let Some(waiting) = state.topics.take_recovering(slot, connection, op) else { continue };
+                        if waiting.given_up {
+                            self.drop_if_unused(state, slot);
+                            continue;
+                        }
                         self.begin(state, slot, waiting);
                         self.settle(state, connection);
                     } else {
                         let completion = Completion::Subscribed(Ok(Granted::default()));
-                        self.handle_completion(state, waiting.connection, waiting.op, completion);
+                        self.handle_completion(state, connection, op, completion);
                     }
                 }
             }
@@ -110,6 +116,9 @@ impl Shard {
         }
         let subscribers = std::mem::take(&mut topic.subscribers);
         let conflates = topic.conflates;
+        if let Some(history) = &mut topic.history {
+            history.known_at = self.context.clock.now();
+        }
         let catching_up = topic.history.as_ref().map_or_else(Vec::new, |history| history.catching_up.clone());
         let limits = self.outbox_limits();
         let mut pieces: [Option<Piece>; Variant::COUNT] = Default::default();
@@ -177,6 +186,10 @@ impl Shard {
         for slot in slots {
             let Some(topic) = state.topics.get_mut(*slot) else { continue };
             if !topic.takes(publication) {
+                // It comes with the repair, and must not go before it by a pattern.
+                let catching_up = topic.history.iter().flat_map(|history| history.catching_up.iter().copied());
+                let concerned: Vec<u32> = topic.subscribers.iter().copied().chain(catching_up).collect();
+                concerned.into_iter().for_each(|index| _ = state.is_new_to(index, publication));
                 continue;
             }
             let catching_up = topic.history.as_ref().map_or_else(Vec::new, |history| history.catching_up.clone());
@@ -251,6 +264,10 @@ impl Shard {
     ) -> usize {
         let Some(topic) = state.topics.get_mut(slot) else { return 0 };
         let mut catching_up = Vec::new();
+        if missed.is_some() && topic.history.as_ref().is_some_and(|history| history.broken) {
+            // The repair's answer spans it.
+            return 0;
+        }
         if let Some(history) = &mut topic.history {
             catching_up.clone_from(&history.catching_up);
             missed.iter().for_each(|missed| history.move_to(&missed.to));
@@ -258,7 +275,7 @@ impl Shard {
         let (subscribers, topic) = (topic.subscribers.clone(), topic.topic.clone());
         for index in catching_up {
             // A gap has no bytes, so that it always finds room.
-            let _ = self.put_aside(state, index, slot, Item::Gap(reason, missed.clone()));
+            let _ = self.put_aside(state, index, slot, Item::Gap(Box::new((reason, missed.clone()))));
         }
         let count = subscribers.len();
         state.metrics.gap(reason, count);

@@ -24,7 +24,7 @@ use crate::{
         STALLED,
         message::{HubRequest, Recoverer, Recovery, SlotId},
     },
-    limits::PAGES_PER_TURN,
+    limits::{CATCH_UP_BYTES, PAGES_PER_TURN, POSITION_AGE},
 };
 
 /// Why a client that gets only the newest publication per key is told of a gap.
@@ -42,8 +42,16 @@ impl Shard {
         let Some(history) = &mut topic.history else { return };
         let start = waiting.start.clone();
         let up_to_date = start.since.as_ref().is_some_and(|since| history.stands_at(since)) && !history.broken;
-        if !up_to_date && start != Start::default() {
-            history.recovering.push(waiting);
+        let now = self.context.clock.now();
+        let is_stale = now.since(history.known_at) > POSITION_AGE;
+        if !up_to_date && (start != Start::default() || is_stale) {
+            if history.recovering.iter().any(|own| own.connection == connection) {
+                // Else a client that gives up and asks again could have any number of recoveries under way.
+                let message = "the recovery that was given up is still under way; try again";
+                let refusal = ErrorBody { retryable: true, ..ErrorBody::new(ErrorCode::RateLimit, message) };
+                return complete(state, index, self.context.clock.now(), op, Completion::Subscribed(Err(refusal)));
+            }
+            history.recovering.push_back(waiting);
             let (tenant, topic) = (topic.tenant.clone(), topic.topic.clone());
             let recoverer = Recoverer { shard: self.context.id, slot, session: Some((connection, op)) };
             return self.ask_hub(state, HubRequest::Recover { recoverer, tenant, topic, start });
@@ -67,10 +75,11 @@ impl Shard {
         let slot = recoverer.slot;
         self.seal(state, slot);
         let Some((connection, op)) = recoverer.session else { return self.take_repair(state, slot, result) };
+        let Some(waiting) = state.topics.take_recovering(slot, connection, op) else { return };
+        if waiting.given_up {
+            return self.drop_if_unused(state, slot);
+        }
         let Some(history) = state.topics.get_mut(slot).and_then(|topic| topic.history.as_mut()) else { return };
-        let is_it = |own: &Waiting| (own.connection, own.op) == (connection, op);
-        let Some(at) = history.recovering.iter().position(is_it) else { return };
-        let waiting = history.recovering.swap_remove(at);
         match result {
             Ok(recovery) if !history.broken => self.subscribe_to(state, slot, waiting, recovery),
             refused => {
@@ -85,9 +94,18 @@ impl Shard {
     /// Tells the session that it is subscribed, with as much of what it gets first as half the outbox has room for. The
     /// rest follows as ordinary publications.
     fn subscribe_to(&self, state: &mut ShardState, slot: SlotId, waiting: Waiting, recovery: Recovery) {
-        let Waiting { connection, op, start } = waiting;
+        let Waiting { connection, op, start, .. } = waiting;
         let Some(index) = state.place(connection) else { return self.drop_if_unused(state, slot) };
-        let Recovery { mut position, recovered, publications } = recovery;
+        let Recovery { mut position, recovered, mut publications } = recovery;
+        if let Some(own) = state.session(index).map(|session| session.id()) {
+            publications.retain(|publication| !publication.exclude.contains(&own));
+        }
+        if state.connections[index].aside.as_ref().is_some_and(|aside| aside.bytes() > self.catch_up_bytes()) {
+            let message = "too much that this session missed waits to be read; try again when it is";
+            let refusal = ErrorBody::new(ErrorCode::Unavailable, message);
+            self.handle_completion(state, connection, op, Completion::Subscribed(Err(refusal)));
+            return self.drop_if_unused(state, slot);
+        }
         let own = &state.connections[index];
         // A stream gets all of it as events: each says where the client is to come back.
         let is_stream = own.events.is_some();
@@ -103,9 +121,15 @@ impl Shard {
             position.offset = before.unwrap_or(next.offset.saturating_sub(1));
         }
         state.metrics.delivered(first.len());
-        let first = first.iter().map(|publication| publication.recorded().clone()).collect();
+        if rest.is_empty()
+            && let Some(history) = state.topics.get_mut(slot).and_then(|topic| topic.history.as_mut())
+        {
+            history.move_to(&position);
+            history.known_at = self.context.clock.now();
+        }
+        let first: Vec<_> = first.iter().map(|publication| publication.recorded().clone()).collect();
         let position = (!is_stream || rest.is_empty()).then_some(position);
-        let granted = Granted { position, recovered, publications: Some(first) };
+        let granted = Granted { position, recovered, publications: (start != Start::default()).then_some(first) };
         self.handle_completion(state, connection, op, Completion::Subscribed(Ok(granted)));
         // Its outbox may have been too small for the reply.
         if state.session(index).is_none() {
@@ -128,7 +152,7 @@ impl Shard {
         slot: SlotId,
         item: Item,
     ) -> Result<(), TooFarBehind> {
-        let limit = self.context.recovery_bytes + self.context.outbox_bytes;
+        let limit = self.catch_up_bytes() + self.context.recovery_bytes + self.context.outbox_bytes;
         match &mut state.connections[index as usize].aside {
             Some(aside) => aside.push(slot, item, limit),
             None => Ok(()),
@@ -167,7 +191,7 @@ impl Shard {
             gave = true;
             match item {
                 Item::Publication(publication) => self.push_publications(state, index, &[publication]),
-                Item::Gap(reason, missed) => self.tell_one_gap(state, index, slot, reason, missed),
+                Item::Gap(gap) => self.tell_one_gap(state, index, slot, gap.0, gap.1),
             }
             if state.connections[index].state != State::Open {
                 return false;
@@ -265,7 +289,12 @@ impl Shard {
         }
     }
 
-    fn drop_if_unused(&self, state: &mut ShardState, slot: SlotId) {
+    /// What may wait for one connection that catches up, before it is refused more.
+    fn catch_up_bytes(&self) -> usize {
+        CATCH_UP_BYTES.max(self.context.recovery_bytes)
+    }
+
+    pub(super) fn drop_if_unused(&self, state: &mut ShardState, slot: SlotId) {
         let ended = state.topics.remove_if_unused(slot);
         self.tell_hub_if_last(state, ended);
     }

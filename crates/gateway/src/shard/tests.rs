@@ -173,3 +173,101 @@ async fn a_gap_of_everything_is_told_a_part_at_a_time_and_before_what_follows() 
     };
     tokio::task::LocalSet::new().run_until(test).await;
 }
+
+fn stands_at(offset: u64) -> fanfare_protocol::Position {
+    fanfare_protocol::Position { offset, epoch: fanfare_protocol::Epoch::parse("e").unwrap() }
+}
+
+#[tokio::test]
+async fn one_that_overflows_does_not_take_the_topic_from_those_behind_it() {
+    let test = async {
+        let mut bench = Bench::new(8);
+        let (_slow, _) = bench.client(&[]).await;
+        let (_other, _) = bench.client(&[]).await;
+        let subscribe = r#"{"id":99,"type":"subscribe","channel":"room:1"}"#;
+        bench.input(0, subscribe);
+        {
+            let limits = bench.shard.outbox_limits();
+            let slow = &mut bench.shard.state.borrow_mut().connections[0];
+            while slow.push(b"x".as_slice().into(), limits).is_ok() {}
+        }
+        bench.input(1, subscribe);
+        let slot = bench.subscribe_request();
+        let before = bench.shard.state.borrow().connections[1].outbox.bytes();
+        bench.tell([ShardMessage::Subscribed { slot, position: Some(stands_at(4)) }]);
+        assert!(matches!(bench.shard.state.borrow().connections[0].state, State::Closing(_)), "its outbox overflowed");
+        assert!(bench.shard.state.borrow().connections[1].outbox.bytes() > before, "the other is answered");
+        assert_eq!(bench.subscriptions(), 1, "and subscribed");
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_gap_does_not_hide_what_a_broken_topic_misses() {
+    let test = async {
+        let mut bench = Bench::new(64);
+        let (_client, _) = bench.client(&[]).await;
+        bench.input(0, r#"{"id":1,"type":"subscribe","channel":"room:1"}"#);
+        let slot = bench.subscribe_request();
+        bench.tell([ShardMessage::Subscribed { slot, position: Some(stands_at(10)) }]);
+        let missed = Some(fanfare_protocol::Missed { from: stands_at(20), to: stands_at(30) });
+        let mut messages = [ShardMessage::GapEverywhere { reason: "node_overloaded", repair: true }].into_iter();
+        bench.shard.take_messages(&mut messages);
+        assert!(matches!(bench.hub.try_recv(), Ok(HubRequest::Recover { .. })));
+        bench.tell([ShardMessage::Gap { slot, reason: "not_retained", missed }]);
+        let mut state = bench.shard.state.borrow_mut();
+        let stands = state.topics.get_mut(slot).unwrap().history.as_ref().unwrap().position();
+        assert_eq!(stands.offset, 10, "the repair is from there");
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
+fn positioned(offset: u64) -> Arc<crate::encoding::EncodedPublication> {
+    let body = fanfare_protocol::Body::new(&br#"{"event":"x"}"#[..]);
+    let envelope = body.envelope(1_024).unwrap();
+    let position = stands_at(offset);
+    let delivery =
+        fanfare_protocol::Delivery { envelope: &envelope, channel: "room:1", timestamp: 0, position: Some(&position) };
+    Arc::new(crate::encoding::EncodedPublication::new(&delivery))
+}
+
+#[tokio::test]
+async fn who_is_subscribed_twice_gets_what_was_repaired_once() {
+    use crate::hub::message::{Recovery, Targets};
+    let test = async {
+        let mut bench = Bench::new(64);
+        let (_client, _) = bench.client(&[]).await;
+        bench.input(
+            0,
+            r#"[{"id":1,"type":"subscribe","channel":"room:1"},{"id":2,"type":"subscribe","channel":"room:2"}]"#,
+        );
+        // The second stands for a pattern: to the shard it is the same.
+        let (exact, pattern) = (bench.subscribe_request(), bench.subscribe_request());
+        bench.tell([
+            ShardMessage::Subscribed { slot: exact, position: Some(stands_at(10)) },
+            ShardMessage::Subscribed { slot: pattern, position: None },
+        ]);
+        let mut messages = [ShardMessage::GapEverywhere { reason: "node_overloaded", repair: true }].into_iter();
+        bench.shard.take_messages(&mut messages);
+        while bench.shard.has_gaps() {
+            bench.shard.take_messages(&mut [].into_iter());
+        }
+        let Ok(HubRequest::Recover { recoverer, .. }) = bench.hub.try_recv() else { panic!() };
+        let publication = |offset| ShardMessage::Publication {
+            targets: Targets::Several([exact, pattern].into()),
+            publication: positioned(offset),
+        };
+        let recovery = Recovery {
+            position: stands_at(12),
+            recovered: Some(true),
+            publications: vec![positioned(11), positioned(12)],
+        };
+        bench.tell([publication(12), ShardMessage::Recovered { recoverer, result: Ok(recovery) }, publication(13)]);
+        let state = bench.shard.state.borrow();
+        let bytes: Vec<u8> = state.connections[0].outbox.pieces().iter().flat_map(|piece| piece.to_vec()).collect();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let offsets: Vec<&str> = text.split("\"offset\":").skip(1).map(|rest| &rest[..2]).collect();
+        assert_eq!(offsets, ["10", "11", "12", "13"], "the first is the reply's");
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}

@@ -1,10 +1,10 @@
 //! A shard's table of topics and their subscribers.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use ahash::RandomState;
 use fanfare_protocol::{Epoch, Position, Tenant, Topic};
-use fanfare_session::{OpId, Start};
+use fanfare_session::{OpId, Start, Time};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
@@ -36,17 +36,20 @@ pub(super) struct TopicHistory {
     epoch: Epoch,
     /// Of the last publication that came, held ones included.
     offset: u64,
+    /// When the hub or a publication said so. A quiet channel may stand further on meanwhile (on NATS, where offsets are the
+    /// stream's), and clients should begin there.
+    pub(super) known_at: Time,
     /// Publications were missed; the hub has been asked for them, and what comes before its answer is in the answer too.
     pub(super) broken: bool,
     /// Sessions that the hub will tell what they missed, and since when.
-    pub(super) recovering: Vec<Waiting>,
+    pub(super) recovering: VecDeque<Waiting>,
     /// Places of connections that are subscribed, and get what they missed first.
     pub(super) catching_up: Vec<u32>,
 }
 
 impl TopicHistory {
-    fn new(Position { epoch, offset }: Position) -> Self {
-        Self { epoch, offset, broken: false, recovering: Vec::new(), catching_up: Vec::new() }
+    fn new(Position { epoch, offset }: Position, known_at: Time) -> Self {
+        Self { epoch, offset, known_at, broken: false, recovering: VecDeque::new(), catching_up: Vec::new() }
     }
 
     /// Where the channel stands.
@@ -76,6 +79,8 @@ pub(super) struct Waiting {
     pub(super) connection: ConnectionId,
     pub(super) op: OpId,
     pub(super) start: Start,
+    /// It has been unsubscribed from meanwhile; the hub's answer is still to come, and is for nobody.
+    pub(super) given_up: bool,
 }
 
 /// Whether the hub has confirmed the topic.
@@ -214,7 +219,8 @@ impl ShardTopics {
                     found.subscribers.swap_remove(at);
                     self.subscriptions -= 1;
                 } else if let Some(history) = &mut found.history {
-                    history.recovering.retain(|other| other.connection != connection);
+                    let own = history.recovering.iter_mut().filter(|other| other.connection == connection);
+                    own.for_each(|one| one.given_up = true);
                     let before = history.catching_up.len();
                     history.catching_up.retain(|other| *other != connection.index);
                     self.subscriptions -= before - history.catching_up.len();
@@ -246,6 +252,14 @@ impl ShardTopics {
         Some(SlotId { index, generation: self.places[index as usize].generation })
     }
 
+    /// Takes one out that recovers; `None` where it has gone.
+    pub(super) fn take_recovering(&mut self, slot: SlotId, connection: ConnectionId, op: OpId) -> Option<Waiting> {
+        let recovering = &mut self.get_mut(slot)?.history.as_mut()?.recovering;
+        // Answers come about in the order in which they were asked for, so it stands in front.
+        let at = recovering.iter().position(|own| (own.connection, own.op) == (connection, op))?;
+        recovering.remove(at)
+    }
+
     /// A connection is subscribed to a channel with history, and has all.
     pub(super) fn add(&mut self, slot: SlotId, connection: u32) {
         let Some(topic) = self.get_mut(slot) else { return };
@@ -270,13 +284,16 @@ impl ShardTopics {
         }
     }
 
-    /// The hub has confirmed a topic. Everyone who waits is returned; without history everyone is subscribed, with history
-    /// that is still to be done.
-    pub(super) fn confirm(&mut self, slot: SlotId, position: Option<Position>) -> Vec<Waiting> {
+    /// The hub has confirmed a topic. Everyone who waits is returned; without history everyone is subscribed. With history
+    /// that is still to be done: until then they recover, so that the topic is used and who leaves meanwhile is found.
+    pub(super) fn confirm(&mut self, slot: SlotId, position: Option<Position>, now: Time) -> Vec<Waiting> {
         let Some(topic) = self.get_mut(slot) else { return Vec::new() };
         match std::mem::replace(&mut topic.confirmation, Confirmation::Given) {
             Confirmation::Awaited(waiting) => {
-                topic.history = position.map(|position| Box::new(TopicHistory::new(position)));
+                topic.history = position.map(|position| Box::new(TopicHistory::new(position, now)));
+                if let Some(history) = &mut topic.history {
+                    history.recovering.extend(waiting.iter().cloned());
+                }
                 if topic.history.is_none() {
                     topic.subscribers.extend(waiting.iter().map(|waiting| waiting.connection.index));
                     self.subscriptions += waiting.len();
@@ -297,7 +314,8 @@ impl ShardTopics {
         };
         if let Some(history) = history {
             subscribers.extend(history.catching_up);
-            waiting.extend(history.recovering.into_iter().map(|one| (one.connection, one.op)));
+            let recovering = history.recovering.into_iter().filter(|one| !one.given_up);
+            waiting.extend(recovering.map(|one| (one.connection, one.op)));
         }
         self.subscriptions -= subscribers.len();
         Some(Ended { topic, waiting, subscribers })
@@ -353,7 +371,7 @@ mod tests {
     use super::*;
 
     fn waiting(index: u32, op: u32) -> Waiting {
-        Waiting { connection: connection(index), op: OpId(op), start: Start::default() }
+        Waiting { connection: connection(index), op: OpId(op), start: Start::default(), given_up: false }
     }
 
     fn connection(index: u32) -> ConnectionId {
@@ -372,7 +390,7 @@ mod tests {
             panic!("the first asks the hub");
         };
         assert_eq!(topics.subscribe(&tenant, topic.clone(), waiting(1, 2), || false), Subscribing::Waits);
-        assert_eq!(topics.confirm(slot, None), [waiting(0, 1), waiting(1, 2)]);
+        assert_eq!(topics.confirm(slot, None, Time::default()), [waiting(0, 1), waiting(1, 2)]);
         assert_eq!(topics.subscribe(&tenant, topic.clone(), waiting(2, 3), || false), Subscribing::Done);
         assert_eq!(topics.get_mut(slot).unwrap().subscribers.as_slice(), [0, 1, 2]);
         for index in [0, 2] {
@@ -393,7 +411,7 @@ mod tests {
         };
         topics.subscribe(&tenant, topic.clone(), waiting(1, 2), || false);
         topics.unsubscribe(&tenant, &topic, connection(0));
-        assert_eq!(topics.confirm(slot, None), [waiting(1, 2)]);
+        assert_eq!(topics.confirm(slot, None, Time::default()), [waiting(1, 2)]);
     }
 
     #[test]
@@ -408,9 +426,9 @@ mod tests {
             panic!("the hub is asked anew");
         };
         assert_ne!(again, slot);
-        assert!(topics.confirm(slot, None).is_empty());
+        assert!(topics.confirm(slot, None, Time::default()).is_empty());
         assert!(topics.refuse(slot).is_none());
-        topics.confirm(again, None);
+        topics.confirm(again, None, Time::default());
         assert_eq!(topics.subscriptions(), 1);
         assert_eq!(topics.refuse(again).unwrap().subscribers.as_slice(), [0]);
         assert_eq!(topics.subscriptions(), 0);

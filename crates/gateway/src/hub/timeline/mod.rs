@@ -7,6 +7,8 @@
 //! At most one question is at the broker at a time, however many clients wait for its answer. While publications are
 //! missing, newer ones are held back, within bounds: what does not fit is read later.
 
+#[cfg(test)]
+mod model;
 mod recovery;
 mod ring;
 #[cfg(test)]
@@ -34,6 +36,9 @@ const FIRST_CHECK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(100);
 /// The longest such pause.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
+/// Reads one after the other that do not bring what came live, after which it is taken for nothing.
+const MOST_FRUITLESS: u32 = 3;
 
 /// Why subscribers are told of a gap: what they missed is not retained any more.
 const NOT_RETAINED: &str = "not_retained";
@@ -119,19 +124,21 @@ pub(super) struct Timeline<P, W> {
     config: TimelineConfig,
     /// Up to where everything is delivered; `None` until it is known where the channel stands.
     last: Option<Position>,
-    /// When `last` was last known to be the end of the channel.
-    confirmed_at: Time,
+    /// When `last` was last known to be the end of the channel, if it was.
+    confirmed_at: Option<Time>,
     ring: Ring<P>,
     /// Publications that came while others before them are missing.
     held: VecDeque<(LivePosition, Entry<P>)>,
     held_bytes: usize,
     /// Something behind `last` has to be read.
     behind: bool,
-    /// Behind this, others of the channel's subscribers have seen it by another way.
-    seen: u64,
+    /// Up to here, others of the channel's subscribers have got it by a pattern.
+    seen: Option<Position>,
     waiting: Vec<Waiting<W>>,
     /// A read for the one who waits longest did not meet the ring: the next one is for all.
     read_newest: bool,
+    /// A read has shown that one who waits comes too late.
+    some_too_late: bool,
     question: Option<Question>,
     /// The broker should be asked where the channel stands.
     ask: bool,
@@ -142,14 +149,20 @@ pub(super) struct Timeline<P, W> {
     check_at: Time,
     retry_at: Time,
     failures: u32,
+    /// Reads one after the other that did not bring what came live.
+    fruitless: u32,
+    /// When a leader was asked that stood before what was delivered.
+    gone_back: Option<Time>,
     effects: VecDeque<Effect<P, W>>,
 }
 
 /// What the broker has been asked.
 #[derive(Clone, Copy, Debug)]
 enum Question {
-    Standing { asked_at: Time, nothing_in_flight: bool },
-    Read { asked_at: Time, read: Read },
+    /// `last` is what had been delivered then.
+    Standing { asked_at: Time, nothing_in_flight: bool, last: u64 },
+    /// So many publications were held back then.
+    Read { asked_at: Time, read: Read, held: usize },
 }
 
 impl<P: Clone, W> Timeline<P, W> {
@@ -158,14 +171,15 @@ impl<P: Clone, W> Timeline<P, W> {
         let mut timeline = Self {
             config,
             last: None,
-            confirmed_at: now,
+            confirmed_at: None,
             ring: Ring::new(0, false),
             held: VecDeque::new(),
             held_bytes: 0,
             behind: false,
-            seen: 0,
+            seen: None,
             waiting: Vec::new(),
             read_newest: false,
+            some_too_late: false,
             question: None,
             ask: true,
             nothing_in_flight: false,
@@ -173,6 +187,8 @@ impl<P: Clone, W> Timeline<P, W> {
             check_at: now + config.check_interval,
             retry_at: now,
             failures: 0,
+            fruitless: 0,
+            gone_back: None,
             effects: VecDeque::new(),
         };
         timeline.ask_next(now);
@@ -184,14 +200,23 @@ impl<P: Clone, W> Timeline<P, W> {
         self.last.as_ref()
     }
 
-    /// Bytes of the ring.
-    pub(super) fn ring_bytes(&self) -> usize {
-        self.ring.bytes()
+    /// Bytes of publications that it keeps.
+    pub(super) fn bytes(&self) -> usize {
+        self.ring.bytes() + self.held_bytes
     }
 
-    /// Gives back the memory of the oldest publication; `false` where there is none.
-    pub(super) fn drop_oldest(&mut self) -> bool {
-        self.ring.drop_oldest()
+    /// How many publications it keeps.
+    pub(super) fn publications(&self) -> usize {
+        self.ring.len() + self.held.len()
+    }
+
+    /// Gives memory back: what is held, which can be read later, else the oldest publication. `false` where there is none.
+    pub(super) fn give_back(&mut self) -> bool {
+        if self.held.is_empty() {
+            return self.ring.drop_oldest();
+        }
+        self.drop_held();
+        true
     }
 
     /// Whether a live publication is one that was delivered already: it need not be encoded.
@@ -199,26 +224,36 @@ impl<P: Clone, W> Timeline<P, W> {
         self.last.as_ref().is_some_and(|last| last.epoch == position.epoch && position.offset <= last.offset)
     }
 
-    /// Others of the channel's subscribers have got the publication with this offset by a pattern. Counts until the
-    /// position is known.
-    pub(super) fn handle_seen(&mut self, offset: u64) {
-        self.seen = self.seen.max(offset);
+    /// Others of the channel's subscribers have got the publication at this position by a pattern. Counts until the
+    /// channel's own is known.
+    pub(super) fn handle_seen(&mut self, position: &Position) {
+        if self.seen.as_ref().is_none_or(|seen| seen.epoch != position.epoch || seen.is_before(position)) {
+            self.seen = Some(position.clone());
+        }
     }
 
     /// A publication came from the broker.
     pub(super) fn handle_live(&mut self, now: Time, live: LivePosition, entry: Entry<P>) {
-        self.take_live(now, live, entry);
+        if self.take_live(now, live, entry) {
+            // Others may have been published while it was on its way.
+            self.confirmed_at = self.confirmed_at.max(Some(now - IN_FLIGHT));
+        }
         self.ask_next(now);
     }
 
     /// The broker says where the channel stands.
     pub(super) fn handle_standing(&mut self, now: Time, result: Result<Standing, Failed>) {
-        let Some(Question::Standing { asked_at, nothing_in_flight }) = self.question.take() else { return };
+        let Some(Question::Standing { asked_at, nothing_in_flight, last }) = self.question.take() else { return };
         match result {
             Err(Failed) => self.failed(now),
             Ok(standing) => {
                 self.failures = 0;
-                self.take_standing(now, asked_at, nothing_in_flight, standing);
+                if self.goes_back(now, asked_at, last, &standing.position) {
+                    self.nothing_in_flight |= nothing_in_flight;
+                    self.waiting.iter_mut().for_each(|waiting| waiting.asked(&standing.position));
+                } else {
+                    self.take_standing(now, asked_at, nothing_in_flight, standing);
+                }
             }
         }
         self.resolve(now);
@@ -227,17 +262,12 @@ impl<P: Clone, W> Timeline<P, W> {
 
     /// The broker says what it retains.
     pub(super) fn handle_page(&mut self, now: Time, result: Result<Page<P>, Failed>) {
-        let Some(Question::Read { asked_at, read }) = self.question.take() else { return };
+        let Some(Question::Read { asked_at, read, held }) = self.question.take() else { return };
         match result {
-            Err(Failed) => {
-                self.failed(now);
-                if !matches!(read, Read::Missed { .. }) {
-                    self.give_up_reading();
-                }
-            }
+            Err(Failed) => self.failed(now),
             Ok(page) => {
                 self.failures = 0;
-                self.take_page(now, asked_at, read, page);
+                self.take_page(now, asked_at, (read, held), page);
             }
         }
         self.resolve(now);
@@ -264,14 +294,16 @@ impl<P: Clone, W> Timeline<P, W> {
 
     /// Time has reached what [`poll_timeout`](Self::poll_timeout) said.
     pub(super) fn handle_timeout(&mut self, now: Time) {
-        if let Some(last) = &self.last
-            && now >= self.check_at
-        {
-            match std::mem::take(&mut self.expected) {
-                0 => self.ask = true,
-                expected => self.behind |= expected > last.offset,
+        if now >= self.check_at {
+            if let Some(last) = &self.last {
+                match std::mem::take(&mut self.expected) {
+                    // What is asked already comes first: the check is not urgent.
+                    0 => self.ask |= self.question.is_none(),
+                    expected => self.behind |= expected > last.offset,
+                }
             }
-            self.check_at = now + self.config.check_interval;
+            // Also where the position is not known yet: else it would be time at once again.
+            self.check_at = now + self.check_interval();
             self.trim(now);
         }
         self.ask_next(now);
@@ -284,29 +316,36 @@ impl<P: Clone, W> Timeline<P, W> {
 
     /// The next thing to do. Call until `None` after every `handle_*`.
     pub(super) fn poll_effect(&mut self) -> Option<Effect<P, W>> {
-        self.effects.pop_front()
+        let effect = self.effects.pop_front();
+        if self.effects.is_empty() {
+            // A page may have been large, and most channels are idle most of the time.
+            self.effects = VecDeque::new();
+        }
+        effect
     }
 
-    fn take_live(&mut self, now: Time, live: LivePosition, entry: Entry<P>) {
-        let Some(last) = &self.last else { return self.hold(live, entry) };
-        if last.epoch != live.position.epoch {
-            // Which of the two epochs is the newer one, only the broker's leader knows.
-            self.ask = true;
-            return self.hold(live, entry);
+    /// Whether it was delivered.
+    fn take_live(&mut self, now: Time, live: LivePosition, entry: Entry<P>) -> bool {
+        let is_next = match &self.last {
+            None => false,
+            Some(last) if last.epoch != live.position.epoch => {
+                // Which of the two epochs is the newer one, only the broker's leader knows.
+                self.ask = true;
+                false
+            }
+            Some(last) if live.position.offset <= last.offset => return false,
+            Some(_) if self.behind || !self.held.is_empty() => false,
+            Some(last) => {
+                let is_next = self.is_next(now, last.offset, live.previous);
+                self.behind = !is_next;
+                is_next
+            }
+        };
+        match is_next {
+            true => self.deliver(now, entry),
+            false => self.hold(live, entry),
         }
-        if live.position.offset <= last.offset {
-            return;
-        }
-        if self.behind || !self.held.is_empty() {
-            return self.hold(live, entry);
-        }
-        if self.is_next(now, last.offset, live.previous) {
-            self.deliver(now, entry);
-            self.confirmed_at = now;
-        } else {
-            self.behind = true;
-            self.hold(live, entry);
-        }
+        is_next
     }
 
     /// Whether nothing lies between the last publication and one whose predecessor is this. Where the broker does not know
@@ -314,8 +353,13 @@ impl<P: Clone, W> Timeline<P, W> {
     fn is_next(&self, now: Time, last: u64, previous: Option<u64>) -> bool {
         match previous {
             Some(previous) => previous <= last,
-            None => now.since(self.confirmed_at) < self.config.ttl,
+            None => self.would_know(now),
         }
+    }
+
+    /// Whether all that came behind `last` is still retained.
+    fn would_know(&self, now: Time) -> bool {
+        self.confirmed_at.is_some_and(|at| now.since(at) < self.config.ttl)
     }
 
     fn deliver(&mut self, now: Time, entry: Entry<P>) {
@@ -331,10 +375,17 @@ impl<P: Clone, W> Timeline<P, W> {
         self.held_bytes += entry.bytes;
         self.held.push_back((live, entry));
         if self.held.len() > HELD_PUBLICATIONS || self.held_bytes > self.config.recovery_bytes {
-            self.held = VecDeque::new();
-            self.held_bytes = 0;
-            self.behind = true;
+            self.drop_held();
         }
+    }
+
+    fn drop_held(&mut self) {
+        if let Some(Question::Read { held, .. }) = &mut self.question {
+            *held = 0;
+        }
+        self.held = VecDeque::new();
+        self.held_bytes = 0;
+        self.behind = true;
     }
 
     /// Takes what was held back, now that what was missing is delivered.
@@ -352,13 +403,16 @@ impl<P: Clone, W> Timeline<P, W> {
     fn take_standing(&mut self, now: Time, asked_at: Time, nothing_in_flight: bool, standing: Standing) {
         let Standing { position, empty } = standing;
         self.waiting.iter_mut().for_each(|waiting| waiting.asked(&position));
-        let Some(last) = &self.last else { return self.begin(now, asked_at, position, empty) };
+        let would_know = self.would_know(now);
+        let Some(last) = &mut self.last else { return self.begin(now, asked_at, position, empty) };
         if last.epoch != position.epoch {
-            return self.begin_anew(now, position);
+            return self.begin_anew(now, asked_at, position);
         }
-        if position.offset <= last.offset || empty {
-            // Where nothing is retained, nothing can be missing; the channel may just stand further on.
-            self.confirmed_at = asked_at;
+        // What had come behind `last` would be retained: the channel just stands further on.
+        let nothing_came = empty && self.held.is_empty() && would_know;
+        if position.offset <= last.offset || nothing_came {
+            last.offset = last.offset.max(position.offset);
+            self.confirmed_at = self.confirmed_at.max(Some(asked_at));
         } else if nothing_in_flight || self.waiting.iter().any(|waiting| waiting.is_ahead(last)) {
             self.behind = true;
         } else {
@@ -369,26 +423,32 @@ impl<P: Clone, W> Timeline<P, W> {
     }
 
     fn begin(&mut self, now: Time, asked_at: Time, mut position: Position, empty: bool) {
-        position.offset = position.offset.max(self.seen);
-        self.ring = Ring::new(position.offset, empty);
+        let seen = self.seen.take().filter(|seen| position.is_before(seen));
+        self.ring = Ring::new(seen.as_ref().map_or(position.offset, |seen| seen.offset), empty && seen.is_none());
+        position = seen.unwrap_or(position);
         self.effects.push_back(Effect::Began(position.clone()));
         self.last = Some(position);
-        self.confirmed_at = asked_at;
-        self.check_at = now + FIRST_CHECK;
+        self.confirmed_at = Some(asked_at);
+        self.check_at = now + FIRST_CHECK.min(self.check_interval());
         self.release_if_complete(now);
     }
 
     /// The numbering began anew. What was published before the first publication that came of it cannot be told from what
     /// came with the old one.
-    fn begin_anew(&mut self, now: Time, mut position: Position) {
+    fn begin_anew(&mut self, now: Time, asked_at: Time, mut position: Position) {
+        let stands = position.offset;
         let first = self.held.iter().find(|(live, _)| live.position.epoch == position.epoch);
         if let Some((live, _)) = first {
-            position.offset = position.offset.min(live.previous.unwrap_or(live.position.offset.saturating_sub(1)));
+            position.offset = stands.min(live.previous.unwrap_or(live.position.offset.saturating_sub(1)));
         }
         self.ring = Ring::new(position.offset, false);
         self.behind = false;
-        self.expected = 0;
-        self.confirmed_at = now;
+        (self.expected, self.confirmed_at) = (0, Some(asked_at));
+        if position.offset < stands {
+            // Not all of it may have come.
+            (self.expected, self.confirmed_at) = (stands, None);
+            self.check_at = now + IN_FLIGHT;
+        }
         let from = self.last.replace(position.clone());
         if let Some(from) = from {
             self.effects.push_back(Effect::Gap { reason: NEW_EPOCH, from, to: position });
@@ -402,21 +462,21 @@ impl<P: Clone, W> Timeline<P, W> {
         }
     }
 
-    fn take_page(&mut self, now: Time, asked_at: Time, read: Read, page: Page<P>) {
+    fn take_page(&mut self, now: Time, asked_at: Time, (read, held): (Read, usize), page: Page<P>) {
         let epoch = self.last.as_ref().map(|last| &last.epoch);
         if epoch != Some(&page.position.epoch) {
-            return self.begin_anew(now, page.position);
+            return self.begin_anew(now, asked_at, page.position);
         }
         match read {
-            Read::Missed { after } => self.take_missed(now, asked_at, after, page),
+            Read::Missed { after } => self.take_missed(now, asked_at, (after, held), page),
             Read::Recovery { .. } | Read::Newest { .. } => self.take_recovery(now, read, page),
         }
     }
 
-    fn take_missed(&mut self, now: Time, asked_at: Time, after: u64, page: Page<P>) {
+    fn take_missed(&mut self, now: Time, asked_at: Time, (after, held): (u64, usize), page: Page<P>) {
         let Page { entries, position, more, whole } = page;
-        if !whole {
-            let lost_up_to = entries.first().map_or(position.offset, |entry| entry.offset.saturating_sub(1));
+        let lost_up_to = entries.first().map_or(position.offset, |entry| entry.offset.saturating_sub(1));
+        if !whole && lost_up_to > after {
             self.lose(after, lost_up_to, &position.epoch);
         }
         let delivered = self.last.as_ref().map_or(0, |last| last.offset);
@@ -427,31 +487,78 @@ impl<P: Clone, W> Timeline<P, W> {
         if more && progress {
             return;
         }
+        if more {
+            // More that cannot be had.
+            self.lose(after, position.offset, &position.epoch);
+        }
         if let Some(last) = &mut self.last {
             last.offset = last.offset.max(position.offset);
         }
+        if self.are_unknown(held, &position) {
+            self.fruitless += 1;
+            if self.fruitless < MOST_FRUITLESS {
+                self.pause(now);
+                return;
+            }
+            // What came live, the leader does not have and will not: nobody can be given what lies before it.
+            let (before, since): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.held).into_iter().enumerate().partition(|(at, _)| *at < held);
+            let kept = before.into_iter().filter(|(_, (live, _))| !is_unknown(live, &position)).chain(since);
+            self.held = kept.map(|(_, one)| one).collect();
+        }
+        self.fruitless = 0;
         self.behind = false;
-        self.confirmed_at = asked_at;
+        self.confirmed_at = Some(asked_at);
         self.release(now);
     }
 
     /// Tells subscribers what they will not get.
     fn lose(&mut self, after: u64, up_to: u64, epoch: &Epoch) {
         let place = |offset| Position { offset, epoch: epoch.clone() };
-        self.ring = Ring::new(up_to.max(after), false);
-        self.last = Some(place(up_to.max(after)));
-        self.effects.push_back(Effect::Gap { reason: NOT_RETAINED, from: place(after), to: place(up_to.max(after)) });
+        if up_to > after {
+            self.ring = Ring::new(up_to, false);
+            self.last = Some(place(up_to));
+            self.effects.push_back(Effect::Gap { reason: NOT_RETAINED, from: place(after), to: place(up_to) });
+        }
+    }
+
+    /// Whether one of the publications that were held back when the broker was asked is not known to its leader, nor the one
+    /// before it.
+    fn are_unknown(&self, held: usize, position: &Position) -> bool {
+        self.held.iter().take(held).any(|(live, _)| is_unknown(live, position))
+    }
+
+    /// A leader that stands before what was delivered, and still does a check later, has lost its end: what it numbers from
+    /// now on is another numbering, whatever it is called. One that has only lost its followers is no leader by then.
+    fn goes_back(&mut self, now: Time, asked_at: Time, last: u64, position: &Position) -> bool {
+        let same = self.last.as_ref().is_some_and(|own| own.epoch == position.epoch);
+        if !same || position.offset >= last {
+            self.gone_back = None;
+            return false;
+        }
+        let since = *self.gone_back.get_or_insert(asked_at);
+        if asked_at.since(since) >= self.config.check_interval {
+            self.gone_back = None;
+            self.begin_anew(now, asked_at, position.clone());
+        }
+        true
     }
 
     fn failed(&mut self, now: Time) {
-        let pause = RETRY.saturating_mul(1 << self.failures.min(16)).min(LONGEST_RETRY);
-        self.failures += 1;
-        self.retry_at = now + pause;
+        self.pause(now);
         if self.last.is_none() {
             self.effects.push_back(Effect::NotBegun);
         }
         self.ask = true;
-        self.give_up_asking();
+        // Who could be answered from the ring has been.
+        self.give_up();
+    }
+
+    /// Asks nothing for a while, the longer the more often it was of no use.
+    fn pause(&mut self, now: Time) {
+        let pause = RETRY.saturating_mul(1 << self.failures.min(16)).min(LONGEST_RETRY);
+        self.failures += 1;
+        self.retry_at = now + pause;
     }
 
     fn wants_to_ask(&self) -> bool {
@@ -470,17 +577,25 @@ impl<P: Clone, W> Timeline<P, W> {
         };
         match read {
             Some(read) => {
-                self.question = Some(Question::Read { asked_at: now, read });
+                self.question = Some(Question::Read { asked_at: now, read, held: self.held.len() });
                 self.effects.push_back(Effect::Read(read));
             }
             None => {
                 let nothing_in_flight = std::mem::take(&mut self.nothing_in_flight);
                 self.ask = false;
-                self.waiting.iter_mut().for_each(Waiting::ask);
-                self.question = Some(Question::Standing { asked_at: now, nothing_in_flight });
+                if let Some(last) = &self.last {
+                    self.waiting.iter_mut().for_each(|waiting| waiting.ask(last));
+                }
+                let last = self.last.as_ref().map_or(0, |last| last.offset);
+                self.question = Some(Question::Standing { asked_at: now, nothing_in_flight, last });
                 self.effects.push_back(Effect::Ask);
             }
         }
+    }
+
+    /// Often enough that what is published between two checks is still retained at the second.
+    fn check_interval(&self) -> Duration {
+        self.config.check_interval.min(self.config.ttl / 2)
     }
 
     fn trim(&mut self, now: Time) {
@@ -494,4 +609,9 @@ impl<P: Clone, W> Timeline<P, W> {
             },
         );
     }
+}
+
+fn is_unknown(live: &LivePosition, position: &Position) -> bool {
+    let beyond = |offset: u64| offset > position.offset;
+    live.position.epoch == position.epoch && beyond(live.position.offset) && live.previous.is_some_and(beyond)
 }

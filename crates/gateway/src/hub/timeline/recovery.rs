@@ -34,9 +34,9 @@ impl<W> Waiting<W> {
         self.start.since.as_ref().is_some_and(|since| since.epoch != last.epoch || since.offset > last.offset)
     }
 
-    /// The broker's leader is asked where the channel stands.
-    pub(super) fn ask(&mut self) {
-        self.asking = true;
+    /// The broker's leader is asked where the channel stands, which is of interest to those who are ahead.
+    pub(super) fn ask(&mut self, last: &Position) {
+        self.asking = self.is_ahead(last);
     }
 
     /// The broker's leader has said where the channel stands: a position ahead of that is none of this numbering.
@@ -51,8 +51,7 @@ impl<W> Waiting<W> {
 
     /// Its position cannot be recovered from; what is left is the newest publications, where it wants them.
     fn lose(&mut self) {
-        self.start.since = None;
-        self.not_recovered = true;
+        self.not_recovered |= self.start.since.take().is_some();
     }
 
     fn recovered(&self) -> Option<bool> {
@@ -69,6 +68,7 @@ impl<P: Clone, W> Timeline<P, W> {
     pub(super) fn resolve(&mut self, now: Time) {
         if self.last.is_some() {
             std::mem::take(&mut self.waiting).into_iter().for_each(|waiting| self.resolve_one(waiting));
+            self.some_too_late &= !self.waiting.is_empty();
             self.trim(now);
         }
     }
@@ -92,8 +92,13 @@ impl<P: Clone, W> Timeline<P, W> {
     pub(super) fn next_recovery_read(&self) -> Option<Read> {
         let last = self.last.as_ref()?;
         let waiting = || self.waiting.iter().filter(|waiting| !waiting.is_ahead(last));
-        let earliest = waiting().filter_map(|waiting| waiting.start.since.as_ref()).map(|since| since.offset).min();
-        if let Some(after) = earliest.filter(|_| !self.read_newest) {
+        let mut offsets: Vec<u64> =
+            waiting().filter_map(|waiting| waiting.start.since.as_ref()).map(|since| since.offset).collect();
+        let earliest = offsets.iter().min().copied();
+        if let Some(earliest) = earliest.filter(|_| !self.read_newest) {
+            // After one that was too late, halve: what is whole from one position on is whole from every later one.
+            let middle = offsets.len() / 2;
+            let after = if self.some_too_late { *offsets.select_nth_unstable(middle).1 } else { earliest };
             return Some(Read::Recovery { after });
         }
         let rewind = waiting().filter(|waiting| waiting.start.since.is_none());
@@ -122,49 +127,43 @@ impl<P: Clone, W> Timeline<P, W> {
             self.ring.extend_back(now, floor, reaches_back, entries);
         }
         self.read_newest = forward && !meets_the_ring;
+        self.some_too_late |= forward && !whole;
         let floor = self.ring.floor();
-        for waiting in &mut self.waiting {
+        let most = self.config.recovery_publications;
+        let last = self.last.clone();
+        let is_all_it_may_get = more && matches!(read, Read::Newest { count } if count >= most);
+        let is_concerned = |waiting: &&mut Waiting<W>| last.as_ref().is_some_and(|last| !waiting.is_ahead(last));
+        for waiting in self.waiting.iter_mut().filter(is_concerned) {
             match (&waiting.start.since, read) {
                 // What it needs is more than was read, or is not retained.
+                (Some(since), Read::Recovery { after }) if since.offset <= after && since.offset < floor && !whole => {
+                    waiting.lose()
+                }
                 (Some(since), Read::Recovery { after }) if since.offset == after && since.offset < floor => {
                     waiting.lose()
                 }
-                (Some(since), Read::Newest { .. }) if since.offset < floor => waiting.lose(),
-                (None, Read::Newest { .. }) => waiting.read = true,
+                (Some(since), Read::Newest { .. }) if is_all_it_may_get && since.offset < floor => waiting.lose(),
+                (None, Read::Newest { count }) => waiting.read |= count >= waiting.start.rewind as usize,
                 _ => {}
             }
         }
     }
 
-    /// The broker did not answer a read: those who wait for one are told.
-    pub(super) fn give_up_reading(&mut self) {
-        let Some(last) = self.last.clone() else { return };
-        self.give_up(|waiting| !waiting.is_ahead(&last));
-    }
-
-    /// The broker did not say where the channel stands: those who wait for it are told.
-    pub(super) fn give_up_asking(&mut self) {
-        let Some(last) = self.last.clone() else { return };
-        self.give_up(|waiting| waiting.is_ahead(&last));
-    }
-
-    fn give_up(&mut self, concerned: impl Fn(&Waiting<W>) -> bool) {
+    /// The broker does not answer: those who wait are told.
+    pub(super) fn give_up(&mut self) {
         for waiting in std::mem::take(&mut self.waiting) {
-            if concerned(&waiting) {
-                self.effects.push_back(Effect::Answer(waiting.who, Answer::Unavailable));
-            } else {
-                self.waiting.push(waiting);
-            }
+            self.effects.push_back(Effect::Answer(waiting.who, Answer::Unavailable));
         }
     }
 
     /// What one is given first; `None` where the broker has to be asked before.
     fn publications_for(&self, waiting: &mut Waiting<W>, last: &Position) -> Option<Vec<P>> {
         if let Some(since) = &waiting.start.since {
-            if waiting.is_ahead(last) || since.offset < self.ring.floor() {
+            let in_ring = since.offset >= self.ring.floor();
+            if waiting.is_ahead(last) || !in_ring {
                 return None;
             }
-            let missed = self.missed_since(since.offset);
+            let missed = in_ring.then(|| self.missed_since(since.offset)).flatten();
             if missed.is_some() {
                 return missed;
             }

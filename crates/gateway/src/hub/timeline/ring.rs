@@ -43,7 +43,6 @@ impl<P: Clone> Ring<P> {
         self.floor
     }
 
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

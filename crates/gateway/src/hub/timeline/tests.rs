@@ -105,7 +105,7 @@ fn what_came_before_the_position_was_known_is_delivered_behind_it() {
 fn what_others_have_seen_by_a_pattern_is_not_delivered_again() {
     let mut timeline = Tested::new(at(0), CONFIG);
     timeline.live(1, 5, 4);
-    timeline.handle_seen(5);
+    timeline.handle_seen(&place(5));
     assert_eq!(timeline.stands(2, standing(4)), ["began 5"]);
 }
 
@@ -189,12 +189,41 @@ fn after_an_interruption_nothing_is_on_its_way() {
 }
 
 #[test]
-fn an_empty_channel_is_never_read() {
+fn an_empty_channel_is_not_read_where_nothing_can_have_come_and_gone() {
     let mut timeline = begun(4);
     timeline.handle_resumed(at(5));
     effects(&mut timeline);
     assert!(timeline.stands(6, Standing { position: place(100), empty: true }).is_empty());
-    assert_eq!(timeline.position(), Some(&place(4)));
+    assert_eq!(timeline.recover(7, "a", since(100)), ["a: Some(true) [] 100"], "another node stands there");
+}
+
+#[test]
+fn what_came_and_went_while_nobody_looked_is_told() {
+    let mut timeline = begun(4);
+    timeline.handle_resumed(at(600_002));
+    assert_eq!(effects(&mut timeline), ["ask"]);
+    assert_eq!(timeline.stands(600_003, Standing { position: place(7), empty: true }), ["Missed { after: 4 }"]);
+    assert_eq!(timeline.reads(600_004, page([], 7, false, false)), ["not_retained 4 7"]);
+}
+
+#[test]
+fn what_was_held_back_says_nothing_of_how_the_channel_stood_since() {
+    let mut timeline = begun(4);
+    timeline.live(2, 6, 5);
+    timeline.reads(590_000, page([5], 5, false, true));
+    assert_eq!(timeline.position(), Some(&place(6)));
+    timeline.handle_resumed(at(602_500));
+    effects(&mut timeline);
+    let told = timeline.stands(602_600, Standing { position: place(7), empty: true });
+    assert_eq!(told, ["Missed { after: 6 }"], "it came behind the one that was held back");
+}
+
+#[test]
+fn a_question_that_takes_long_does_not_wake_the_node_all_the_time() {
+    let mut timeline = Tested::new(at(0), CONFIG);
+    assert_eq!(effects(&mut timeline), ["ask"]);
+    timeline.handle_timeout(timeline.poll_timeout());
+    assert_eq!(timeline.poll_timeout(), at(20_000));
 }
 
 #[test]
@@ -299,6 +328,35 @@ fn the_newest_are_read_where_the_ring_has_too_few() {
 }
 
 #[test]
+fn a_read_of_few_does_not_decide_for_those_who_came_after_it() {
+    let mut timeline = begun(8);
+    assert_eq!(timeline.recover(2, "a", Start { since: None, rewind: 1 }), ["Newest { count: 1 }"]);
+    assert!(timeline.recover(3, "b", since(5)).is_empty());
+    assert!(timeline.recover(3, "c", Start { since: None, rewind: 4 }).is_empty());
+    assert_eq!(timeline.reads(4, page([8], 8, true, true)), ["a: None [8] 8", "Recovery { after: 5 }"]);
+    assert_eq!(
+        timeline.reads(5, page([6, 7, 8], 8, false, true)),
+        ["b: Some(true) [6, 7, 8] 8", "Newest { count: 4 }"]
+    );
+    assert_eq!(timeline.reads(6, page([5, 6, 7, 8], 8, true, true)), ["c: None [5, 6, 7, 8] 8"]);
+}
+
+#[test]
+fn who_waits_for_a_read_is_not_given_up_for_questions_of_others() {
+    let mut timeline = begun(8);
+    assert_eq!(timeline.recover(2, "ahead", since(9)), ["ask"]);
+    timeline.recover(2, "a", since(5));
+    timeline.recover(2, "b", Start { since: None, rewind: 1 });
+    for ahead in ["9", "10", "11", "12", "13"] {
+        timeline.recover(3, ahead, since(9));
+        assert_eq!(timeline.stands(4, standing(8)).last().unwrap(), "ask", "before {ahead}");
+    }
+    assert_eq!(timeline.stands(5, standing(8)), ["13: Some(false) [] 8", "Recovery { after: 5 }"]);
+    let told = timeline.reads(6, page([6, 7, 8], 8, false, true));
+    assert_eq!(told, ["a: Some(true) [6, 7, 8] 8", "b: None [8] 8"]);
+}
+
+#[test]
 fn a_position_ahead_of_this_node_is_looked_up() {
     let mut timeline = begun(8);
     assert_eq!(timeline.recover(2, "a", since(9)), ["ask"]);
@@ -319,4 +377,146 @@ fn who_waits_for_a_broker_that_does_not_answer_is_told() {
     assert_eq!(effects(&mut timeline), ["ask"]);
     timeline.handle_standing(at(201), Err(Failed));
     assert_eq!(effects(&mut timeline), ["b: unavailable"]);
+}
+
+#[test]
+fn a_late_first_answer_does_not_spin() {
+    let mut timeline = Tested::new(at(0), CONFIG);
+    assert_eq!(effects(&mut timeline), ["ask"]);
+    timeline.handle_timeout(at(10_000));
+    effects(&mut timeline);
+    assert!(timeline.poll_timeout() > at(10_000), "else the hub looks at it again and again without end");
+}
+
+#[test]
+fn what_expired_during_an_outage_is_told() {
+    let mut timeline = begun(4);
+    timeline.handle_resumed(at(1_000_000));
+    assert_eq!(effects(&mut timeline), ["ask"]);
+    // 5 to 9 were published right after the break and expired after 600 s.
+    let told = timeline.stands(1_000_001, Standing { position: place(9), empty: true });
+    assert_eq!(told, ["Missed { after: 4 }"]);
+    assert_eq!(timeline.reads(1_000_002, page([], 9, false, false)), ["not_retained 4 9"]);
+}
+
+#[test]
+fn who_waits_for_a_read_is_told_when_the_broker_does_not_answer() {
+    let mut timeline = begun(50);
+    timeline.handle_timeout(at(1_001));
+    assert_eq!(effects(&mut timeline), ["ask"]);
+    timeline.handle_standing(at(1_002), Err(Failed));
+    effects(&mut timeline);
+    assert!(timeline.recover(1_010, "a", since(10)).is_empty());
+    let mut told = Vec::new();
+    for turn in 0..10 {
+        let now = at(10_000 * (turn + 1));
+        timeline.handle_timeout(now);
+        effects(&mut timeline);
+        timeline.handle_standing(now, Err(Failed));
+        timeline.handle_page(now, Err(Failed));
+        told.extend(effects(&mut timeline));
+    }
+    assert!(told.contains(&"a: unavailable".to_owned()), "{told:?}");
+}
+
+#[test]
+fn a_longer_rewind_is_not_answered_by_a_shorter_read() {
+    let mut timeline = begun(50);
+    let newest = |rewind| Start { since: None, rewind };
+    assert_eq!(timeline.recover(1, "a", newest(1)), ["Newest { count: 1 }"]);
+    assert!(timeline.recover(2, "b", newest(5)).is_empty());
+    assert_eq!(timeline.reads(3, page([50], 50, true, true)), ["a: None [50] 50", "Newest { count: 5 }"]);
+}
+
+#[test]
+fn a_rewind_sees_what_came_by_a_pattern() {
+    let mut timeline = Tested::new(at(0), CONFIG);
+    effects(&mut timeline);
+    timeline.handle_seen(&place(5));
+    assert_eq!(timeline.stands(2, Standing { position: place(0), empty: true }), ["began 5"]);
+    assert_eq!(timeline.recover(3, "a", Start { since: None, rewind: 1 }), ["Newest { count: 1 }"]);
+}
+
+#[test]
+fn positions_too_old_cost_no_read_each() {
+    let mut timeline = begun(1_000);
+    for (index, who) in ["a", "b", "c", "d", "e", "f", "g", "h"].into_iter().enumerate() {
+        timeline.recover(1, who, since(10 + index as u64));
+    }
+    let mut reads = 1;
+    for _ in 0..20 {
+        let told = timeline.reads(2, page(995..=1_000, 1_000, false, false));
+        if !told.iter().any(|one| one.starts_with("Recovery") || one.starts_with("Newest")) {
+            break;
+        }
+        reads += 1;
+    }
+    assert!(reads <= 5, "{reads}");
+}
+
+#[test]
+fn a_hole_that_the_leader_does_not_know_is_not_read_without_end() {
+    let mut timeline = begun(4);
+    assert_eq!(timeline.live(2, 12, 11), ["Missed { after: 4 }"]);
+    let told = timeline.reads(2, page([], 4, false, true));
+    assert!(told.is_empty(), "at once again: {told:?}");
+}
+
+#[test]
+fn a_numbering_that_went_back_is_noticed() {
+    let mut timeline = begun(5_000);
+    for turn in 1..=3 {
+        timeline.handle_timeout(at(turn * 20_000));
+        effects(&mut timeline);
+        timeline.stands(turn * 20_000 + 1, standing(3));
+    }
+    let told = timeline.live(70_000, 4, 3);
+    assert!(!told.is_empty(), "dropped as delivered, for the next 4,996 too");
+}
+
+#[test]
+fn the_position_of_an_empty_channel_that_another_node_gave_is_recovered_from() {
+    // On NATS: the stream's last sequence, which grows with other channels.
+    let empty = |offset| Standing { position: place(offset), empty: true };
+    let mut timeline = Tested::new(at(0), CONFIG);
+    effects(&mut timeline);
+    timeline.stands(1, empty(990));
+    let mut told = timeline.recover(2, "a", since(1_000));
+    for turn in 0..6 {
+        if told.last().is_some_and(|one| one == "ask") {
+            told = timeline.stands(3 + turn, empty(1_001 + turn));
+        }
+    }
+    assert!(told.iter().any(|one| one.starts_with("a: Some(true) []")), "{told:?}");
+}
+
+#[test]
+fn a_hole_that_the_leader_does_not_know_ends_on_a_busy_channel_too() {
+    let mut timeline = begun(4);
+    assert_eq!(timeline.live(2, 5_000, 4_999), ["Missed { after: 4 }"]);
+    let mut reads = 0;
+    for turn in 0..40 {
+        let (now, offset) = (1_000 + turn * 200, 5 + turn);
+        // Every second read brings the next publication of the channel.
+        let told = match turn % 2 {
+            0 => {
+                timeline.live(now, offset, offset - 1);
+                timeline.reads(now + 1, page([offset], offset, false, true))
+            }
+            _ => timeline.reads(now + 1, page([], offset - 1, false, true)),
+        };
+        timeline.handle_timeout(at(now + 150));
+        let told = [told, effects(&mut timeline)].concat();
+        reads += told.iter().filter(|one| one.starts_with("Missed")).count();
+    }
+    assert!(reads < 10, "{reads} reads for a publication that does not exist");
+}
+
+#[test]
+fn a_stale_leader_does_not_make_a_numbering_go_back_at_once() {
+    let mut timeline = begun(105);
+    timeline.recover(10_000, "a", since(107));
+    assert!(timeline.stands(10_001, standing(100)).iter().all(|one| !one.starts_with("new_epoch")));
+    let told = timeline.stands(10_002, standing(100));
+    assert!(told.iter().all(|one| !one.starts_with("new_epoch")), "{told:?}");
 }
