@@ -61,7 +61,7 @@ pub use connect::connect;
 
 use self::{
     echo::Echo,
-    inflow::Inflow,
+    inflow::{Inflow, Recorded},
     link::Link,
     reader::Command,
     requests::{Caller, Requests},
@@ -217,16 +217,17 @@ impl Nats {
         flows: &mut Vec<Inflow>,
     ) -> Result<(), BrokerError> {
         let streams = self.history.as_ref().map(|history| &history.streams);
-        let wanted: Vec<_> = interests
+        let mut wanted: Vec<_> = interests
             .iter()
             .map(|interest| {
                 let stream = streams.and_then(|streams| streams.of_topic(&interest.topic));
-                (interest, inflow::subject(&self.subjects, interest, stream.is_some()), stream)
+                let recorded = stream.map(|stream| Recorded::new(Arc::clone(stream)));
+                (interest, inflow::subject(&self.subjects, interest, recorded.is_some()), recorded)
             })
             .collect();
         {
             let mut last_sid = self.last_sid.lock().await;
-            for (interest, subject, stream) in &wanted {
+            for (interest, subject, recorded) in &mut wanted {
                 self.link.forget_refusal(subject);
                 // Before the call, which takes the number even where it is given up while it waits.
                 *last_sid += 1;
@@ -234,7 +235,7 @@ impl Nats {
                     .subscribe(subject.clone())
                     .await
                     .map_err(|error| BrokerError::Refused { broker: NAME, reason: error.to_string() })?;
-                flows.push(Inflow::new((*interest).clone(), *last_sid, subscriber, stream.cloned()));
+                flows.push(Inflow::new((*interest).clone(), *last_sid, subscriber, recorded.take()));
             }
         }
         let mut echo = self.echo.token();

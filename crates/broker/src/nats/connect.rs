@@ -105,6 +105,7 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
         echoes,
         commands: receiver,
         outlet,
+        subscription_capacity: options.subscription_capacity.max(1),
         history: history.as_ref().map(|history| (Arc::clone(&history.streams), Arc::clone(&history.requests))),
         closed: closed.clone(),
         tasks: tasks.clone(),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_nats::{HeaderMap, Message, Subscriber};
-use fanfare_protocol::{Body, Channel, NatsSubjects, Pattern, SubjectError, Tenant, Topic};
+use fanfare_protocol::{Body, Channel, Epoch, NatsSubjects, Pattern, SubjectError, Tenant, Topic};
 use futures_util::Stream;
 
 use super::stream::{Stream as History, Unplaced, live_timestamp};
@@ -28,8 +28,11 @@ pub(super) struct Inflow {
 
 /// What a subscription to republished messages needs.
 #[derive(Debug)]
-struct Recorded {
+pub(super) struct Recorded {
     stream: Arc<History>,
+    /// The numbering of what waits in the subscription. When the stream is found to be another, messages of both may wait
+    /// there, which nothing but the server's time tells apart, if the server sends it.
+    epoch: Epoch,
     /// The sequence that came last.
     last: AtomicU64,
 }
@@ -46,9 +49,23 @@ pub(super) enum Unreadable {
 }
 
 impl Inflow {
-    pub(super) fn new(interest: Interest, sid: u64, subscriber: Subscriber, stream: Option<Arc<History>>) -> Self {
-        let recorded = stream.map(|stream| Recorded { stream, last: AtomicU64::new(0) });
+    pub(super) fn new(interest: Interest, sid: u64, subscriber: Subscriber, recorded: Option<Recorded>) -> Self {
         Self { interest, sid, subscriber, recorded }
+    }
+
+    /// The numbering of now, where the stream is found to be another than the one of which messages may wait here. None of
+    /// them is delivered.
+    pub(super) fn renumbered(&self) -> Option<Epoch> {
+        let recorded = self.recorded.as_ref()?;
+        Some(recorded.stream.epoch()).filter(|epoch| *epoch != recorded.epoch)
+    }
+
+    /// Nothing waits here any more that is of another numbering.
+    pub(super) fn renew(&mut self, epoch: Epoch) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.epoch = epoch;
+            recorded.last.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The stream that its namespace has, where it has history.
@@ -73,7 +90,8 @@ impl Inflow {
             None => (None, None),
             Some(recorded) => {
                 let headers = message.headers.as_ref();
-                (Some(recorded.position(headers)?), live_timestamp(headers))
+                let timestamp = live_timestamp(headers);
+                (Some(recorded.position(headers, timestamp)?), timestamp)
             }
         };
         let header = |name| message.headers.as_ref().and_then(|headers: &HeaderMap| last(headers, name));
@@ -87,8 +105,13 @@ impl Inflow {
 }
 
 impl Recorded {
-    fn position(&self, headers: Option<&HeaderMap>) -> Result<LivePosition, Unplaced> {
-        let position = self.stream.live_position(headers)?;
+    /// To be made before it is subscribed.
+    pub(super) fn new(stream: Arc<History>) -> Self {
+        Self { epoch: stream.epoch(), stream, last: AtomicU64::new(0) }
+    }
+
+    fn position(&self, headers: Option<&HeaderMap>, timestamp: Option<u64>) -> Result<LivePosition, Unplaced> {
+        let position = self.stream.live_position(headers, timestamp, &self.epoch)?;
         let offset = position.position.offset;
         if self.last.swap(offset, Ordering::Relaxed) >= offset {
             self.stream.doubt();

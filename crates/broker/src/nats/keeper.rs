@@ -93,6 +93,8 @@ impl Keeper {
 
     /// Reads every stream's numbering again and makes those anew that are gone. Tells the reader what has changed.
     async fn look(&self) -> Result<(), BrokerError> {
+        // Nothing of them is delivered until then, and one that cannot be looked at may take its time.
+        self.tell_renumbered().await;
         let mut looked = Ok(());
         for stream in self.streams.all() {
             let caller = Caller::new(Arc::clone(&self.client), Arc::clone(&self.requests), self.request_timeout);
@@ -104,12 +106,15 @@ impl Keeper {
                 }
             }
         }
-        let renumbered: Vec<Arc<Stream>> =
-            self.streams.all().filter(|stream| stream.take_renumbered()).map(Arc::clone).collect();
-        if !renumbered.is_empty() {
-            let _ = self.commands.send(Command::Renumbered(renumbered)).await;
-        }
+        self.tell_renumbered().await;
         looked
+    }
+
+    async fn tell_renumbered(&self) {
+        let renumbered = self.streams.all().filter(|stream| stream.take_renumbered()).count();
+        if renumbered > 0 {
+            let _ = self.commands.send(Command::Renumbered).await;
+        }
     }
 
     async fn look_at(&self, caller: &Caller, stream: &Stream) -> Result<(), BrokerError> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -10,7 +11,8 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use futures_util::{Stream, task::AtomicWaker};
+use futures_util::{FutureExt as _, Stream, task::AtomicWaker};
+use tokio::task::coop::unconstrained;
 
 /// Items that one stream may give before the next gets its turn.
 const TURN: usize = 16;
@@ -71,6 +73,27 @@ impl<S: Stream + Unpin> Merge<S> {
     /// All streams.
     pub(super) fn iter(&self) -> impl Iterator<Item = &S> {
         self.slots.iter().flatten().map(|entry| &entry.stream)
+    }
+
+    /// All streams, with their slots.
+    pub(super) fn iter_slots(&self) -> impl Iterator<Item = (usize, &S)> {
+        self.slots.iter().enumerate().filter_map(|(slot, entry)| Some((slot, &entry.as_ref()?.stream)))
+    }
+
+    /// Throws away what one stream has now, at most so many items, and gives the stream.
+    pub(super) fn discard(&mut self, slot: usize, limit: usize) -> Option<&mut S> {
+        let entry = self.slots.get_mut(slot)?.as_mut()?;
+        let Entry { stream, signal, waker } = entry;
+        let mut context = Context::from_waker(waker);
+        let discarding = poll_fn(|_| {
+            let some = |_: &usize| matches!(Pin::new(&mut *stream).poll_next(&mut context), Poll::Ready(Some(_)));
+            Poll::Ready((0..limit).take_while(some).count())
+        });
+        // Without it a stream says that it has nothing when its task has had its turn.
+        let _ = unconstrained(discarding).now_or_never();
+        // It may have more than that, and this may have taken what it was queued for.
+        signal.wake_by_ref();
+        Some(stream)
     }
 
     /// Takes a stream out.
@@ -159,7 +182,7 @@ const UNPOISONED: &str = "nothing panics while it holds the queue";
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, future::poll_fn, time::Duration};
+    use std::{collections::HashMap, time::Duration};
 
     use tokio::sync::mpsc;
 
@@ -217,6 +240,27 @@ mod tests {
         let slot = merge.insert(Numbers(receiver));
         quiet.try_send(7).unwrap();
         assert!(next(&mut merge, 4 * TURN).await.contains(&(slot, 7)));
+    }
+
+    /// More than a task may take in one turn.
+    #[tokio::test]
+    async fn what_waits_is_thrown_away_and_what_comes_then_is_not() {
+        let mut merge = Merge::new();
+        let (sender, receiver) = mpsc::channel(2_000);
+        let slot = merge.insert(Numbers(receiver));
+        for number in 0..1_000 {
+            sender.try_send(number).unwrap();
+        }
+        assert_eq!(next(&mut merge, 1).await, [(slot, 0)]);
+        assert!(merge.discard(slot, 2_000).is_some() && merge.discard(slot + 1, 1).is_none());
+        sender.try_send(1_000).unwrap();
+        assert_eq!(next(&mut merge, 8).await, [(slot, 1_000)]);
+        // No more than was said, and the rest is still seen.
+        for number in 0..3 {
+            sender.try_send(number).unwrap();
+        }
+        merge.discard(slot, 2);
+        assert_eq!(next(&mut merge, 8).await, [(slot, 2)]);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_nats::{Client, Message, Statistics, Subscriber, connection::State};
-use fanfare_protocol::NatsSubjects;
+use fanfare_protocol::{Epoch, NatsSubjects};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::{
     sync::mpsc,
@@ -54,8 +54,8 @@ pub(super) enum Command {
     Remove(Vec<InterestId>),
     /// Publications of these streams may have been lost, though nothing was interrupted: positions have to be looked at.
     Check(Vec<Arc<Stream>>),
-    /// These streams were made anew.
-    Renumbered(Vec<Arc<Stream>>),
+    /// Streams were made anew.
+    Renumbered,
 }
 
 /// What the reader is made of.
@@ -69,6 +69,8 @@ pub(super) struct Parts {
     pub(super) echoes: Subscriber,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) outlet: Outlet,
+    /// Messages that may wait in one subscription.
+    pub(super) subscription_capacity: usize,
     /// Where there is history.
     pub(super) history: Option<(Arc<Streams>, Arc<Requests>)>,
     pub(super) closed: CancellationToken,
@@ -270,9 +272,14 @@ impl Reader {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Add(flows) => {
+                let mut renumbered = false;
                 for flow in flows {
                     let id = flow.interest.id;
+                    renumbered |= flow.renumbered().is_some();
                     self.slots.insert(id, self.flows.insert(flow));
+                }
+                if renumbered {
+                    self.interrupt_renumbered();
                 }
                 if self.parts.link.has_refusals() {
                     self.interrupt_refused();
@@ -292,7 +299,7 @@ impl Reader {
                 self.checks.extend(interests);
                 self.tell_checks();
             }
-            Command::Renumbered(streams) => self.interrupt_renumbered(&streams),
+            Command::Renumbered => self.interrupt_renumbered(),
         }
     }
 
@@ -325,12 +332,23 @@ impl Reader {
     }
 
     /// Tells all who are interested in streams that were made anew, once each.
-    fn interrupt_renumbered(&mut self, streams: &[Arc<Stream>]) {
+    ///
+    /// What waits in their subscriptions is thrown away first, for it may be of the streams before: all that those have
+    /// republished came before the answer by which the others became known. What of it was new is found when positions are
+    /// looked at, as the end of an interruption lets the hub do.
+    fn interrupt_renumbered(&mut self) {
+        let renumbered: Vec<(usize, Epoch)> =
+            self.flows.iter_slots().filter_map(|(slot, flow)| Some((slot, flow.renumbered()?))).collect();
+        let mut scopes = Vec::with_capacity(renumbered.len());
+        for (slot, epoch) in renumbered {
+            let Some(flow) = self.flows.discard(slot, self.parts.subscription_capacity) else { continue };
+            flow.renew(epoch);
+            scopes.push(Scope::Interest(flow.interest.id));
+        }
         // Where there is no connection, all will be looked at when there is one again.
         if !matches!(self.connection, Connection::Up) {
             return;
         }
-        let mut scopes: Vec<Scope> = self.interests_of(streams).map(Scope::Interest).collect();
         if scopes.len() > MANY_RENUMBERED {
             scopes = vec![Scope::All];
         }

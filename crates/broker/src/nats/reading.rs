@@ -134,18 +134,36 @@ impl Reading<'_> {
         }
         walk.end().await;
         let mut page = HistoryPage { publications, position, more, whole: false };
-        let Some(whole) = self.is_whole(after, &page).await? else { return Ok(None) };
+        let (info, first) = self.info_and_first().await?;
+        let Some(whole) = self.is_whole(after, &page, &info, first).await? else { return Ok(None) };
         page.whole = whole;
+        if !whole {
+            // The channel may have been trimmed while it was read: between those that are gone others may be missing, whose
+            // turn had not come. Behind the oldest that is still there none is. One alone has nothing between.
+            let gone = |recorded: &Recorded| first.is_none_or(|first| recorded.offset < first);
+            let gone = page.publications.iter().take_while(|recorded| gone(recorded)).count();
+            page.publications.drain(..gone.min(page.publications.len().saturating_sub(1)));
+        }
         Ok(Some(page))
     }
 
-    /// Whether all that was published on the channel behind `after` was retained until it was read. `None` where the stream
-    /// was made anew.
-    async fn is_whole(&self, after: u64, page: &HistoryPage) -> Result<Option<bool>, ApiFailure> {
+    /// The stream, and the oldest that is retained on the channel.
+    async fn info_and_first(&self) -> Result<(StreamInfo, Option<u64>), ApiFailure> {
         let name = self.stream.name();
-        let first = self.first();
-        let (info, first) = futures_util::future::try_join(self.caller.stream_info(name), first).await?;
-        if self.stream.learn(&info) != page.position.epoch {
+        let first = self.caller.sequence(name, Which::Next { seq: 1, next_by_subj: self.subject });
+        futures_util::future::try_join(self.caller.stream_info(name), first).await
+    }
+
+    /// Whether all that was published on the channel behind `after` was retained until it was read, by the stream as it is
+    /// now and the oldest that is now retained on the channel. `None` where the stream was made anew.
+    async fn is_whole(
+        &self,
+        after: u64,
+        page: &HistoryPage,
+        info: &StreamInfo,
+        first: Option<u64>,
+    ) -> Result<Option<bool>, ApiFailure> {
+        if self.stream.learn(info) != page.position.epoch {
             return Ok(None);
         }
         // A channel is trimmed oldest first: what lies behind a publication that is still there was there until now.
@@ -162,19 +180,14 @@ impl Reading<'_> {
         let since = info.state.last_seq.saturating_sub(page.position.offset);
         let at_most = page.publications.len() as u64 + since;
         let begins = page.publications.first().is_some_and(|publication| publication.offset == first);
-        if !page.more && begins && at_most < size(&info) {
+        if !page.more && begins && at_most < size(info) {
             return Ok(Some(true));
         }
-        let info = self.caller.stream_info_of(name, self.subject).await?;
+        let info = self.caller.stream_info_of(self.stream.name(), self.subject).await?;
         if self.stream.learn(&info) != page.position.epoch {
             return Ok(None);
         }
         Ok(Some(info.state.first_seq <= after + 1 && self.retained(&info) < size(&info)))
-    }
-
-    /// The oldest that is retained on the channel.
-    async fn first(&self) -> Result<Option<u64>, ApiFailure> {
-        self.caller.sequence(self.stream.name(), Which::Next { seq: 1, next_by_subj: self.subject }).await
     }
 
     async fn before(&self, before: Option<u64>) -> Result<Option<HistoryPage>, ApiFailure> {
@@ -185,21 +198,22 @@ impl Reading<'_> {
         let offset = last.as_ref().map_or(info.state.last_seq, |last| last.seq);
         let end = before.map_or(offset, |before| before.saturating_sub(1).min(offset));
 
-        let newest = match last {
+        let mut newest = match &last {
             None => Newest::new(self.read),
-            Some(last) if self.read.max_publications == 1 && end == last.seq => {
-                let mut newest = Newest::new(self.read);
-                newest.dropped = self.first().await?.is_some_and(|first| first < last.seq);
-                newest.push(last.into());
-                newest
-            }
+            Some(last) if self.read.max_publications == 1 && end == last.seq => Newest::new(self.read),
             Some(_) => self.newest_until(end).await?,
         };
-        let info = self.caller.stream_info(name).await?;
+        let (info, first) = self.info_and_first().await?;
         if self.stream.learn(&info) != epoch {
             return Ok(None);
         }
-        let more = newest.dropped;
+        // As in `after`; where the oldest that is still there lies behind `end`, nothing that was read has a known place.
+        let first = first.unwrap_or(u64::MAX);
+        newest.steps.retain(|step| step.seq >= first);
+        if let Some(last) = last.filter(|last| last.seq == end && newest.steps.is_empty()) {
+            newest.push(last.into());
+        }
+        let more = newest.steps.front().is_some_and(|oldest| oldest.seq > first);
         let publications: Vec<Recorded> = newest.steps.into_iter().filter_map(|step| step.recorded).collect();
         Ok(Some(HistoryPage { publications, position: Position { offset, epoch }, more, whole: true }))
     }
@@ -219,9 +233,7 @@ impl Reading<'_> {
         // Where the newest begin is found out by headers alone.
         let headers = self.newest(Walk::new(self.caller, self.stream, self.subject, 0, end).headers_only()).await?;
         let start = headers.steps.front().map_or(end, |first| first.seq - 1);
-        let mut newest = self.newest(Walk::new(self.caller, self.stream, self.subject, start, end)).await?;
-        newest.dropped |= headers.dropped;
-        Ok(newest)
+        self.newest(Walk::new(self.caller, self.stream, self.subject, start, end)).await
     }
 
     async fn newest(&self, mut walk: Walk<'_>) -> Result<Newest, ApiFailure> {
@@ -255,14 +267,12 @@ struct Newest {
     bytes: usize,
     max_publications: usize,
     max_bytes: usize,
-    /// Whether there were older ones.
-    dropped: bool,
 }
 
 impl Newest {
     fn new(read: &HistoryRead) -> Self {
         let HistoryRead { max_publications, max_bytes, .. } = *read;
-        Self { steps: VecDeque::new(), bytes: 0, max_publications, max_bytes, dropped: false }
+        Self { steps: VecDeque::new(), bytes: 0, max_publications, max_bytes }
     }
 
     fn push(&mut self, step: Step) {
@@ -271,7 +281,6 @@ impl Newest {
         while self.steps.len() > self.max_publications || (self.bytes > self.max_bytes && self.steps.len() > 1) {
             let Some(oldest) = self.steps.pop_front() else { return };
             self.bytes -= oldest.bytes;
-            self.dropped = true;
         }
     }
 }

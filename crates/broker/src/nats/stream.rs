@@ -45,6 +45,8 @@ pub(super) struct Stream {
     renumbered: AtomicBool,
     /// The highest sequence that was seen.
     highest: AtomicU64,
+    /// When the stream was made anew, in milliseconds since the Unix epoch; 0 where it is the one of the start.
+    made_anew: AtomicU64,
     wary_until: RwLock<Option<Instant>>,
     doubt: Arc<Notify>,
 }
@@ -56,6 +58,8 @@ pub(super) enum Unplaced {
     Header(&'static str),
     #[error("it names the stream {0:?}, which is not the one of its namespace")]
     Stream(String),
+    #[error("its stream was made anew, and it may be of the one before")]
+    Former,
 }
 
 impl Streams {
@@ -98,6 +102,7 @@ impl Stream {
             epoch: RwLock::new(epoch),
             renumbered: AtomicBool::new(false),
             highest: AtomicU64::new(0),
+            made_anew: AtomicU64::new(0),
             wary_until: RwLock::new(None),
             doubt,
         }
@@ -123,6 +128,7 @@ impl Stream {
         if *epoch != now {
             tracing::warn!(stream = self.name(), created = info.created, "the stream is not the one it was");
             *epoch = now.clone();
+            self.made_anew.store(milliseconds(&info.created).unwrap_or_default(), Ordering::Relaxed);
             drop(epoch);
             self.highest.store(0, Ordering::Relaxed);
             self.renumbered.store(true, Ordering::Relaxed);
@@ -164,19 +170,32 @@ impl Stream {
         self.wary_until.read().expect(UNPOISONED).is_some_and(|until| Instant::now() < until)
     }
 
-    /// Where a republished message stands. Publishers can send these headers too; the stream's own are the last.
-    pub(super) fn live_position(&self, headers: Option<&HeaderMap>) -> Result<LivePosition, Unplaced> {
+    /// Where a republished message stands that came by a subscription of this numbering, and that the stream took then, in
+    /// milliseconds since the Unix epoch. Publishers can send these headers too; the stream's own are the last.
+    ///
+    /// What the stream before this one has republished has no place: its sequences mean nothing in the numbering of now.
+    pub(super) fn live_position(
+        &self,
+        headers: Option<&HeaderMap>,
+        timestamp: Option<u64>,
+        numbering: &Epoch,
+    ) -> Result<LivePosition, Unplaced> {
         let last = |name| headers.and_then(|headers| headers.get_last(name)).map(|value| value.as_str());
         let number = |name| last(name).and_then(|text| text.parse::<u64>().ok()).ok_or(Unplaced::Header(name));
         let stream = last(STREAM).ok_or(Unplaced::Header(STREAM))?;
         if stream != self.name() {
             return Err(Unplaced::Stream(stream.to_owned()));
         }
+        let epoch = self.epoch();
+        let made_anew = self.made_anew.load(Ordering::Relaxed);
+        if epoch != *numbering || timestamp.is_some_and(|timestamp| timestamp < made_anew) {
+            return Err(Unplaced::Former);
+        }
         let offset = number(SEQUENCE)?;
         // The last one that is still retained: 0 says nothing about what was there.
         let previous = Some(number(LAST_SEQUENCE)?).filter(|previous| *previous != 0);
         self.saw(offset);
-        Ok(LivePosition { position: self.position(offset), previous })
+        Ok(LivePosition { position: Position { offset, epoch }, previous })
     }
 }
 
@@ -205,6 +224,8 @@ fn epoch(name: &str, created: &str) -> Epoch {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::Retention;
 
@@ -233,21 +254,42 @@ mod tests {
         let forged = [(STREAM, "other"), (SEQUENCE, "900"), (LAST_SEQUENCE, "899")];
         let own = [(STREAM, "RT_a"), (SEQUENCE, "7"), (LAST_SEQUENCE, "3")];
         let both = headers(&[forged, own].concat());
-        let place = stream.live_position(Some(&both)).unwrap();
+        let place = stream.live_position(Some(&both), None, &stream.epoch()).unwrap();
         assert_eq!((place.position.offset, place.previous), (7, Some(3)));
         let first = headers(&[own[0], own[1], (LAST_SEQUENCE, "0")]);
-        assert_eq!(stream.live_position(Some(&first)).unwrap().previous, None);
+        assert_eq!(stream.live_position(Some(&first), None, &stream.epoch()).unwrap().previous, None);
         assert_eq!(stream.highest(), 7);
     }
 
     #[test]
     fn what_no_stream_has_republished_is_not_placed() {
         let stream = stream();
-        assert_eq!(stream.live_position(None), Err(Unplaced::Header(STREAM)));
+        let place = |headers| stream.live_position(headers, None, &stream.epoch());
+        assert_eq!(place(None), Err(Unplaced::Header(STREAM)));
         let other = headers(&[(STREAM, "RT_b"), (SEQUENCE, "7"), (LAST_SEQUENCE, "3")]);
-        assert_eq!(stream.live_position(Some(&other)), Err(Unplaced::Stream("RT_b".to_owned())));
+        assert_eq!(place(Some(&other)), Err(Unplaced::Stream("RT_b".to_owned())));
         let without = headers(&[(STREAM, "RT_a"), (SEQUENCE, "x"), (LAST_SEQUENCE, "3")]);
-        assert_eq!(stream.live_position(Some(&without)), Err(Unplaced::Header(SEQUENCE)));
+        assert_eq!(place(Some(&without)), Err(Unplaced::Header(SEQUENCE)));
+    }
+
+    #[test]
+    fn what_the_stream_before_has_republished_is_not_placed() {
+        let stream = stream();
+        let message = headers(&[(STREAM, "RT_a"), (SEQUENCE, "5000"), (LAST_SEQUENCE, "4999")]);
+        let place = |timestamp, numbering: &Epoch| stream.live_position(Some(&message), timestamp, numbering);
+        let former = stream.epoch();
+        assert_eq!(place(Some(1), &former).unwrap().position, stream.position(5_000));
+        let info = json!({
+            "config": {}, "created": "2026-11-21T16:00:00.5Z", "state": { "first_seq": 1, "last_seq": 3 },
+        });
+        stream.learn(&serde_json::from_value(info).unwrap());
+        assert_eq!(place(None, &former), Err(Unplaced::Former));
+        assert_eq!(stream.highest(), 0);
+        // It waited in the server, or came by another way.
+        let created = 1_795_276_800_500;
+        assert_eq!(place(Some(created - 1), &stream.epoch()), Err(Unplaced::Former));
+        assert_eq!(place(Some(created), &stream.epoch()).unwrap().position, stream.position(5_000));
+        assert_eq!(place(None, &stream.epoch()).unwrap().position, stream.position(5_000));
     }
 
     #[test]

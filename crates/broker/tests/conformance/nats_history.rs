@@ -249,6 +249,57 @@ async fn a_page_that_is_whole_is_whole_while_others_publish() {
     assert!(whole > 0 && whole < pages.len());
 }
 
+/// A channel may be trimmed while it is read; what is read then has no hole in its middle, whole or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_page_has_a_hole_while_others_publish() {
+    const SIZE: u64 = 24;
+    let (server, node) = start(SIZE as u32, MINUTE).await;
+    let publisher = Node::over(open(&options(&server, SIZE as u32, MINUTE)).await.unwrap());
+    let publishing = tokio::spawn(async move {
+        let mut published = Vec::new();
+        for first in (0..12_000).step_by(6) {
+            let all = (first..first + 6).map(|number| publisher.record("a:b", numbered(number)));
+            published.extend(futures_util::future::join_all(all).await.into_iter().map(|position| position.offset));
+        }
+        published.sort_unstable();
+        published
+    });
+    let (mut pages, mut newest) = (Vec::new(), 0);
+    while !publishing.is_finished() {
+        // From where something is still retained, or was a moment ago.
+        let back = pages.len() as u64 % (SIZE + 4);
+        let range = match pages.len() % 4 {
+            0 | 1 => HistoryRange::After(newest - back.min(newest)),
+            2 => HistoryRange::Before(None),
+            _ => HistoryRange::Before(Some(newest - (back / 2).min(newest))),
+        };
+        let limit = if pages.len() % 5 == 0 { 3 } else { 10_000 };
+        let page = node.read("a:b", range, limit).await.unwrap();
+        newest = page.position.offset;
+        pages.push((range, page));
+    }
+    let published = publishing.await.unwrap();
+    let place = |offset: &u64| published.binary_search(offset).expect("nothing else was published");
+    let mut trimmed = 0;
+    for (range, page) in &pages {
+        let places: Vec<usize> = offsets(page).iter().map(place).collect();
+        let read = offsets(page);
+        assert!(places.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{range:?}: {read:?} with a hole");
+        let last = page.publications.last().map(|last| last.offset);
+        match range {
+            HistoryRange::After(_) => trimmed += usize::from(!page.whole),
+            // The first read may have come before the first publication.
+            HistoryRange::Before(None) => assert!(last.is_none_or(|last| last == page.position.offset), "{read:?}"),
+            HistoryRange::Before(Some(before)) => {
+                let next = last.map(|last| published.iter().copied().find(|offset| *offset > last));
+                assert!(next.is_none_or(|next| next == Some(*before)), "before {before}: {read:?}");
+            }
+        }
+    }
+    println!("{trimmed} of {} pages were read while the channel was trimmed", pages.len());
+    assert!(trimmed > 0);
+}
+
 #[tokio::test]
 async fn two_thousand_publications_are_read_in_both_directions() {
     const ALL: u64 = 2_000;

@@ -1,16 +1,18 @@
 //! The streams of the NATS adapter: created, updated, checked, made anew.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::Client;
 use fanfare_broker::{
-    BrokerError, BrokerEvent, BrokerOptions, HistoryOptions, HistoryRange, Retention, Scope, Storage, open,
+    BrokerError, BrokerEvent, BrokerOptions, HistoryOptions, HistoryRange, Retention, Scope, Storage, limits, open,
 };
+use fanfare_protocol::{Channel, Tenant};
 use fanfare_testkit::{NatsServer, wait_for};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::{
-    fixture::SOON,
+    fixture::{Outside as _, SOON},
     nats::Plain,
     node::{Node, number, numbered},
 };
@@ -188,6 +190,63 @@ async fn a_stream_that_is_deleted_is_made_anew_and_told() {
     let publication = node.publication().await;
     assert_eq!(publication.position.unwrap().position, after);
     assert_eq!(node.standing("a:b").await.unwrap().position, after);
+}
+
+/// What the stream before has republished may still wait in the node when the new one is found. Its sequences are not the
+/// new one's.
+#[tokio::test]
+async fn what_waits_of_the_stream_before_has_no_place_in_the_new_one() {
+    // More than waits for the hub: the rest waits in the client library.
+    const OLD: u64 = 2 * limits::EVENTS as u64;
+    let server = jetstream().await;
+    let mut node = Node::over(open(&options(&server, 100, Duration::from_secs(60))).await.unwrap());
+    let interest = node.add("acme", "a:b").await;
+    let outside = Plain::connect(&server).await;
+    for number in 0..OLD {
+        assert!(outside.publish("acme", "a:b", numbered(number)).await);
+    }
+    outside.flush().await;
+    let mut read = 0;
+    let broker = Arc::clone(&node.broker);
+    let position = async || {
+        let channels = [(Tenant::parse("acme").unwrap(), Channel::parse("a:b").unwrap())];
+        Some(broker.positions(&channels).await.ok()?.remove(0).position)
+    };
+    let mut making_anew = std::pin::pin!(async {
+        let all = async || position().await.filter(|position| position.offset == OLD);
+        let old = wait_for("all to be published", SOON, all).await;
+        assert_eq!(api(&outside.client, "STREAM.DELETE.RT_a", Value::Null).await["success"], json!(true));
+        let another = async || position().await.filter(|position| position.epoch != old.epoch);
+        let new = wait_for("the new stream", SOON, another).await;
+        (old.epoch, new.epoch)
+    });
+    // A hub that is slow, but not so slow that publications are discarded.
+    let (old, new) = loop {
+        if let Ok(made_anew) = timeout(limits::STALL / 4, &mut making_anew).await {
+            break made_anew;
+        }
+        for _ in 0..limits::EVENTS / 12 {
+            node.publication().await;
+            read += 1;
+        }
+    };
+    let mut resumed = false;
+    while !resumed {
+        match node.event().await {
+            BrokerEvent::Publication(publication) => {
+                assert_eq!(publication.position.unwrap().position.epoch, old);
+                read += 1;
+            }
+            BrokerEvent::Interrupted(interruption) => assert_eq!(interruption.reason, "new_epoch"),
+            BrokerEvent::Resumed(scope) => resumed = scope == Scope::Interest(interest),
+        }
+    }
+    assert!(read < OLD, "nothing waited");
+    for number in 1..=3 {
+        let recorded = node.record("a:b", numbered(number)).await;
+        assert_eq!((recorded.offset, &recorded.epoch), (number, &new));
+        assert_eq!(node.publication().await.position.unwrap().position, recorded);
+    }
 }
 
 /// As [`a_stream_that_is_deleted_is_made_anew_and_told`], where a node may not hear JetStream's advisories.
