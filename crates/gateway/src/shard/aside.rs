@@ -175,3 +175,104 @@ impl Conflated {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fanfare_protocol::{Body, Delivery, Epoch, Position};
+
+    use super::*;
+
+    fn slot(index: u32) -> SlotId {
+        SlotId { index, generation: 0 }
+    }
+
+    fn publication(offset: u64, key: &str) -> Arc<EncodedPublication> {
+        let body = Body::new(format!(r#"{{"event":"e","data":1,"key":"{key}"}}"#).into_bytes());
+        let envelope = body.envelope(1 << 20).unwrap();
+        let position = Position { offset, epoch: Epoch::parse("e").unwrap() };
+        let delivery = Delivery { envelope: &envelope, channel: "a:b", timestamp: 1, position: Some(&position) };
+        Arc::new(EncodedPublication::new(&delivery))
+    }
+
+    fn offset(publication: &EncodedPublication) -> u64 {
+        publication.position.as_ref().unwrap().offset
+    }
+
+    /// All that can be popped: topic, and offset or 0 for a gap.
+    fn popped(aside: &mut Aside) -> Vec<(u32, u64)> {
+        let place = |(slot, item): (SlotId, Item)| match item {
+            Item::Publication(publication) => (slot.index, offset(&publication)),
+            Item::Gap(_) => (slot.index, 0),
+        };
+        std::iter::from_fn(|| aside.pop()).map(place).collect()
+    }
+
+    #[test]
+    fn what_comes_waits_behind_what_was_missed_of_the_same_subscription() {
+        let mut aside = Aside::default();
+        aside.begin(slot(1), [publication(3, "a"), publication(4, "a")]);
+        aside.begin(slot(2), [publication(7, "a")]);
+        aside.push(slot(1), Item::Gap(Box::new(("test", None))), usize::MAX).unwrap();
+        aside.push(slot(1), Item::Publication(publication(9, "a")), usize::MAX).unwrap();
+        aside.push(slot(2), Item::Publication(publication(8, "a")), usize::MAX).unwrap();
+        aside.push(slot(3), Item::Publication(publication(1, "a")), 0).unwrap();
+        assert!(aside.take_caught_up().is_none() && aside.bytes() > 0);
+        assert_eq!(popped(&mut aside), [(1, 3), (1, 4), (1, 0), (1, 9), (2, 7), (2, 8)]);
+        assert_eq!(aside.bytes(), 0);
+        let mut caught_up: Vec<u32> = std::iter::from_fn(|| aside.take_caught_up()).map(|slot| slot.index).collect();
+        caught_up.sort_unstable();
+        assert_eq!(caught_up, [1, 2]);
+        assert!(aside.is_empty());
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_its_bytes_are_given_back() {
+        let mut aside = Aside::default();
+        let one = publication(1, "a").bytes();
+        aside.begin(slot(1), [publication(1, "a")]);
+        aside.begin(slot(2), [publication(1, "a")]);
+        assert_eq!(aside.push(slot(1), Item::Publication(publication(2, "a")), 3 * one), Ok(()));
+        assert_eq!(aside.push(slot(2), Item::Publication(publication(2, "a")), 3 * one), Err(TooFarBehind));
+        assert_eq!(aside.bytes(), 4 * one);
+        aside.end(slot(1));
+        assert_eq!(aside.bytes(), 2 * one);
+        aside.pop();
+        assert_eq!(aside.bytes(), one);
+        aside.end(slot(2));
+        assert!(aside.is_empty() && aside.bytes() == 0);
+    }
+
+    #[test]
+    fn only_the_newest_of_a_key_is_kept_in_the_order_in_which_they_came() {
+        let mut conflated = Conflated::default();
+        let came = [(1, 1, "a"), (1, 2, "b"), (2, 1, "a"), (1, 3, "a"), (1, 4, "c")];
+        let replaced: Vec<bool> = came
+            .iter()
+            .map(|(at, offset, key)| conflated.keep(slot(*at), publication(*offset, key)).unwrap())
+            .collect();
+        assert_eq!(replaced, [false, false, false, true, false]);
+        assert!(conflated.holds(slot(1)) && conflated.holds(slot(2)) && !conflated.holds(slot(3)));
+        assert_eq!(conflated.bytes, 4 * publication(1, "a").bytes());
+        assert_eq!(conflated.take_slots(), [slot(1)], "of the other nothing was left out");
+        let kept: Vec<u64> = conflated.take().iter().map(|publication| offset(publication)).collect();
+        assert_eq!(kept, [2, 1, 3, 4]);
+        assert!(conflated.bytes == 0 && !conflated.holds(slot(1)) && conflated.take().is_empty());
+    }
+
+    #[test]
+    fn keys_that_wait_are_bounded_and_a_topic_that_ends_takes_its_own_along() {
+        let mut aside = Aside::default();
+        let one = publication(1, "0001").bytes();
+        for key in 0..CONFLATED_KEYS {
+            assert_eq!(aside.conflated().keep(slot(1), publication(1, &format!("{key:04}"))), Ok(false));
+        }
+        assert_eq!(aside.conflated().keep(slot(1), publication(2, "0001")), Ok(true), "no key more");
+        assert_eq!(aside.conflated().keep(slot(2), publication(1, "0001")), Err(TooFarBehind));
+        assert!(!aside.is_empty());
+        aside.end(slot(1));
+        assert_eq!(aside.conflated().bytes, one);
+        assert!(!aside.conflated().holds(slot(1)) && aside.conflated().take_slots().is_empty());
+        aside.end(slot(2));
+        assert!(aside.is_empty() && aside.conflated().bytes == 0);
+    }
+}

@@ -8,6 +8,8 @@ mod actions;
 mod aside;
 mod connection;
 mod delivery;
+#[cfg(test)]
+mod history_tests;
 mod metrics;
 mod outbox;
 mod reading;

@@ -1,7 +1,7 @@
 //! What has to hold between the parts of a shard.
 
-use fanfare_protocol::{Dialect, ErrorBody, ErrorCode, Tenant, Topic};
-use fanfare_session::{Access, Asked, Namespace, NamespaceTable, Start};
+use fanfare_protocol::{Dialect, ErrorBody, ErrorCode, Position, Tenant, Topic};
+use fanfare_session::{Access, Asked, Namespace, NamespaceTable, SlowConsumer, Start};
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
 use super::*;
@@ -15,17 +15,27 @@ use crate::{
 };
 
 /// A shard without its thread, and the other ends of what it talks to.
-struct Bench {
-    shard: Rc<Shard>,
-    hub: mpsc::Receiver<HubRequest>,
+pub(super) struct Bench {
+    pub(super) shard: Rc<Shard>,
+    pub(super) hub: mpsc::Receiver<HubRequest>,
     _publishes: mpsc::Receiver<ClientPublish>,
 }
 
 impl Bench {
-    fn new(outbox_pieces: usize) -> Self {
+    pub(super) fn new(outbox_pieces: usize) -> Self {
+        Self::with(outbox_pieces, SlowConsumer::Disconnect)
+    }
+
+    pub(super) fn with(outbox_pieces: usize, slow_consumer: SlowConsumer) -> Self {
         let (hub_requests, hub) = mpsc::channel(64);
         let (publishes, client_publishes) = mpsc::channel(64);
-        let defaults = Namespace { subscribe: Access::Anyone, ..Namespace::default() };
+        let defaults = Namespace {
+            subscribe: Access::Anyone,
+            patterns: true,
+            history: true,
+            slow_consumer,
+            ..Namespace::default()
+        };
         let seconds = std::time::Duration::from_secs;
         let session_config = SessionConfig {
             namespaces: NamespaceTable { defaults, ..NamespaceTable::default() },
@@ -62,6 +72,11 @@ impl Bench {
 
     /// A client that is subscribed to channels of its own, and where they are.
     async fn client(&mut self, channels: &[&str]) -> (TcpStream, Vec<SlotId>) {
+        self.client_at(channels, None).await
+    }
+
+    /// The same, on channels that stand somewhere.
+    pub(super) async fn client_at(&mut self, channels: &[&str], at: Option<Position>) -> (TcpStream, Vec<SlotId>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
@@ -72,29 +87,29 @@ impl Bench {
         let variant = Variant::new(Dialect::Json, false);
         self.shard.adopt(Adopted { stream, unread: Vec::new(), variant, handshake });
         let slots: Vec<_> = channels.iter().map(|_| self.subscribe_request()).collect();
-        self.tell(slots.iter().map(|slot| ShardMessage::Subscribed { slot: *slot, position: None }));
+        self.tell(slots.iter().map(|slot| ShardMessage::Subscribed { slot: *slot, position: at.clone() }));
         (client, slots)
     }
 
-    fn subscribe_request(&mut self) -> SlotId {
+    pub(super) fn subscribe_request(&mut self) -> SlotId {
         match self.hub.try_recv() {
             Ok(HubRequest::Subscribe { slot, .. }) => slot,
             other => panic!("{other:?}"),
         }
     }
 
-    fn tell(&self, messages: impl IntoIterator<Item = ShardMessage>) {
+    pub(super) fn tell(&self, messages: impl IntoIterator<Item = ShardMessage>) {
         let mut messages = messages.into_iter();
         self.shard.take_messages(&mut messages);
         assert!(messages.next().is_none());
     }
 
-    fn subscriptions(&self) -> usize {
+    pub(super) fn subscriptions(&self) -> usize {
         self.shard.state.borrow().topics.subscriptions()
     }
 
     /// What a client sent, as if read from its socket.
-    fn input(&self, index: usize, text: &str) {
+    pub(super) fn input(&self, index: usize, text: &str) {
         let text = format!("{text:<126}"); // so that all have a length of two bytes
         let mut frame = vec![0x81, 0x80 | 126];
         frame.extend(u16::try_from(text.len()).unwrap().to_be_bytes());

@@ -210,10 +210,11 @@ impl<P: Clone, W> Timeline<P, W> {
         self.ring.len() + self.held.len()
     }
 
-    /// Gives memory back: what is held, which can be read later, else the oldest publication. `false` where there is none.
+    /// Gives memory back: what is held, which can be read later, else the oldest publication. `false` where there is none
+    /// that can be spared.
     pub(super) fn give_back(&mut self) -> bool {
         if self.held.is_empty() {
-            return self.ring.drop_oldest();
+            return !self.is_read_for_recovery() && self.ring.drop_oldest();
         }
         self.drop_held();
         true
@@ -598,8 +599,13 @@ impl<P: Clone, W> Timeline<P, W> {
         self.config.check_interval.min(self.config.ttl / 2)
     }
 
+    /// Whether something is read that has to meet the ring when it comes.
+    fn is_read_for_recovery(&self) -> bool {
+        matches!(self.question, Some(Question::Read { read: Read::Recovery { .. } | Read::Newest { .. }, .. }))
+    }
+
     fn trim(&mut self, now: Time) {
-        let age = self.config.ring_age.min(self.config.ttl);
+        let age = if self.is_read_for_recovery() { Duration::MAX } else { self.config.ring_age.min(self.config.ttl) };
         self.ring.trim(
             now,
             RingLimits {

@@ -36,7 +36,7 @@ enum Step {
     /// A client comes.
     Subscribe { since: Option<Since>, rewind: u32 },
     /// The node needs the memory.
-    DropOldest,
+    GiveBack,
 }
 
 /// Where a client that comes has been.
@@ -155,7 +155,7 @@ impl World {
             Step::Resume => self.resume(),
             Step::NewEpoch => self.channel.begin_epoch(),
             Step::Subscribe { since, rewind } => self.subscribe(since.as_ref(), *rewind),
-            Step::DropOldest => _ = self.timeline.give_back(),
+            Step::GiveBack => _ = self.timeline.give_back(),
         }
         let standing = self.channel.standing().position;
         if self.known.last() != Some(&standing) {
@@ -487,7 +487,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::NewEpoch),
         8 => (proptest::option::weighted(0.8, since), 0..8_u32)
             .prop_map(|(since, rewind)| Step::Subscribe { since, rewind }),
-        1 => Just(Step::DropOldest),
+        1 => Just(Step::GiveBack),
     ]
 }
 

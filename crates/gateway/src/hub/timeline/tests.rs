@@ -520,3 +520,14 @@ fn a_stale_leader_does_not_make_a_numbering_go_back_at_once() {
     let told = timeline.stands(10_002, standing(100));
     assert!(told.iter().all(|one| !one.starts_with("new_epoch")), "{told:?}");
 }
+
+#[test]
+fn what_a_read_has_to_meet_is_kept_until_it_comes() {
+    let mut timeline = begun(8);
+    assert_eq!(timeline.recover(2, "a", since(5)), ["Recovery { after: 5 }"]);
+    assert_eq!(timeline.live(3, 9, 8), ["9"]);
+    assert!(!timeline.give_back());
+    timeline.handle_timeout(at(70_000));
+    assert_eq!(timeline.reads(70_001, page([6, 7, 8], 8, false, true))[0], "a: Some(true) [6, 7, 8, 9] 9");
+    assert!(timeline.give_back());
+}
