@@ -4,9 +4,13 @@
 
 mod channel;
 
+use fanfare_protocol::Epoch;
 use proptest::{prelude::*, sample::Index};
 
-use super::*;
+use super::{
+    repair::{NEW_EPOCH, NOT_RETAINED},
+    *,
+};
 use channel::{Channel, Numbering};
 
 /// A publication: the number of its epoch, and its offset.
