@@ -466,7 +466,9 @@ impl<P: Clone, W> Timeline<P, W> {
     fn take_page(&mut self, now: Time, asked_at: Time, (read, held): (Read, usize), page: Page<P>) {
         let epoch = self.last.as_ref().map(|last| &last.epoch);
         if epoch != Some(&page.position.epoch) {
-            return self.begin_anew(now, asked_at, page.position);
+            // Its position may be what was asked for, an offset of the other numbering.
+            self.ask = true;
+            return;
         }
         match read {
             Read::Missed { after } => self.take_missed(now, asked_at, (after, held), page),

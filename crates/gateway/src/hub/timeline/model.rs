@@ -431,6 +431,9 @@ impl World {
 
     fn check_bounds(&self) {
         let Timeline { held, held_bytes, ring, .. } = &self.timeline;
+        let waits_for_something =
+            self.timeline.last.is_none() || self.question.is_some() || self.timeline.wants_to_ask();
+        assert!(held.is_empty() || waits_for_something, "{} are held back for nothing", held.len());
         assert!(held.len() <= HELD_PUBLICATIONS && *held_bytes <= self.config.recovery_bytes);
         assert_eq!(*held_bytes, held.iter().map(|(_, entry)| entry.bytes).sum::<usize>());
         assert!(ring.len() <= self.config.recovery_publications.min(self.config.size));
