@@ -22,7 +22,7 @@
 
 mod connect;
 pub(crate) mod functions;
-mod library;
+pub(crate) mod library;
 mod recorder;
 mod replicas;
 mod sentinels;

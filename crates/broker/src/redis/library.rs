@@ -1,4 +1,6 @@
 //! The function library on a server: whether it is there and may be used, and what the server promises of its disk.
+//!
+//! What makes it ready is the same on one server and on each master of a cluster; they differ in how they are asked.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,21 +13,36 @@ use super::{
 };
 use crate::BrokerError;
 
-/// How the library is loaded by hand.
-const BY_HAND: &str = "load it with `fanfare redis-functions | redis-cli -x FUNCTION LOAD REPLACE`";
+/// A connection over which a server can be asked anything.
+pub(crate) trait Ask {
+    /// The adapter's name, for its errors.
+    const BROKER: &'static str;
+    /// How the library is loaded by hand.
+    const BY_HAND: &'static str;
+
+    /// Sends a command and waits for its answer.
+    ///
+    /// # Errors
+    /// [`BrokerError::Refused`] gives what the server answered; [`BrokerError::Timeout`] where there is no answer.
+    fn ask(
+        &self,
+        command: &'static str,
+        words: Vec<Value>,
+        limit: Duration,
+    ) -> impl Future<Output = Result<Value, BrokerError>> + Send;
+}
 
 /// Loads the library where it is missing or older than this node's, and checks that the user may do what it does.
 ///
 /// # Errors
-/// [`BrokerError::Refused`] says what to load or to allow.
-pub(super) async fn prepare(session: &Session, functions: &Functions, limit: Duration) -> Result<(), BrokerError> {
-    let found = check(session, functions, limit).await?;
+/// [`BrokerError::Refused`] says what to load or to allow; [`BrokerError::Timeout`] where there is no answer.
+pub(crate) async fn prepare<S: Ask>(server: &S, functions: &Functions, limit: Duration) -> Result<(), BrokerError> {
+    let found = check(server, functions, limit).await?;
     let is_current = found.as_ref().is_some_and(|found| found.revision >= functions::revision());
-    let found = if is_current { found } else { load(session, functions, limit, found).await? };
+    let found = if is_current { found } else { load(server, functions, limit, found).await? };
     let mut missing = found.map(|found| found.missing).unwrap_or_default();
     // Answers at once, with or without replicas.
-    let waiting = session.client.custom::<Value, _>(command("WAIT"), vec![Value::from(0), Value::from(1)]);
-    match answer(session, limit, waiting).await {
+    match server.ask("WAIT", vec![Value::from(0), Value::from(1)], limit).await {
         Err(BrokerError::Refused { reason, .. }) if reason.starts_with("NOPERM") => missing.push("wait".to_owned()),
         // A replica refuses it too; it refuses publications as well.
         Ok(_) | Err(BrokerError::Refused { .. }) => {}
@@ -34,7 +51,7 @@ pub(super) async fn prepare(session: &Session, functions: &Functions, limit: Dur
     if missing.is_empty() {
         return Ok(());
     }
-    Err(refused(format!("history needs commands that this user may not use: {}", missing.join(", "))))
+    Err(refused::<S>(format!("history needs commands that this user may not use: {}", missing.join(", "))))
 }
 
 /// What the server promises of its disk. Asked on every new connection, since it may be another server.
@@ -67,45 +84,53 @@ fn is_durable(settings: &HashMap<String, String>) -> bool {
     is("appendonly", "yes") && is("appendfsync", "always") && is("no-appendfsync-on-rewrite", "no")
 }
 
+impl Ask for Session {
+    const BROKER: &'static str = NAME;
+    const BY_HAND: &'static str = "load it with `fanfare redis-functions | redis-cli -x FUNCTION LOAD REPLACE`";
+
+    async fn ask(&self, name: &'static str, words: Vec<Value>, limit: Duration) -> Result<Value, BrokerError> {
+        answer(self, limit, self.client.custom(command(name), words)).await
+    }
+}
+
 /// None where the library is not there.
-async fn check(session: &Session, functions: &Functions, limit: Duration) -> Result<Option<Checked>, BrokerError> {
-    let words = functions.check().into_arguments();
-    let asking = session.client.custom::<Value, _>(command("FCALL"), words);
-    match answer(session, limit, asking).await {
-        Ok(found) => functions::parse_check(found).map(Some).map_err(|error| refused(error.to_string())),
+async fn check<S: Ask>(server: &S, functions: &Functions, limit: Duration) -> Result<Option<Checked>, BrokerError> {
+    match server.ask("FCALL", functions.check().into_arguments(), limit).await {
+        Ok(found) => functions::parse_check(found).map(Some).map_err(|error| refused::<S>(error.to_string())),
         Err(BrokerError::Refused { reason, .. }) if functions::is_missing(&reason) => Ok(None),
         Err(BrokerError::Refused { reason, .. }) if reason.contains("unknown command") => {
-            Err(refused(format!("history needs Redis 7.0 or later, which has functions ({reason})")))
+            Err(refused::<S>(format!("history needs Redis 7.0 or later, which has functions ({reason})")))
         }
         Err(error) => Err(error),
     }
 }
 
 /// Another node may load it at the same time: both bring the same.
-async fn load(
-    session: &Session,
+async fn load<S: Ask>(
+    server: &S,
     functions: &Functions,
     limit: Duration,
     found: Option<Checked>,
 ) -> Result<Option<Checked>, BrokerError> {
-    let loading = session.client.custom::<Value, _>(command("FUNCTION"), vec!["LOAD", "REPLACE", FUNCTIONS]);
-    match (answer(session, limit, loading).await, found) {
+    let (broker, by_hand) = (S::BROKER, S::BY_HAND);
+    let words = ["LOAD", "REPLACE", FUNCTIONS].map(Value::from_static_str).to_vec();
+    match (server.ask("FUNCTION", words, limit).await, found) {
         (Ok(_), _) => {
-            tracing::info!(revision = functions::revision(), "the function library fanfare_v1 is loaded into Redis");
-            check(session, functions, limit).await
+            tracing::info!(broker, revision = functions::revision(), "the function library fanfare_v1 is loaded");
+            check(server, functions, limit).await
         }
         (Err(BrokerError::Refused { reason, .. }), Some(found)) => {
             let (own, found_revision) = (functions::revision(), found.revision);
-            tracing::warn!(own, found = found_revision, %reason, "an older function library fanfare_v1 stays: {BY_HAND}");
+            tracing::warn!(broker, own, found = found_revision, %reason, "an older function library fanfare_v1 stays: {by_hand}");
             Ok(Some(found))
         }
         (Err(BrokerError::Refused { reason, .. }), None) => {
-            Err(refused(format!("the function library fanfare_v1 is not loaded ({reason}): {BY_HAND}")))
+            Err(refused::<S>(format!("the function library fanfare_v1 is not loaded ({reason}): {by_hand}")))
         }
         (Err(error), _) => Err(error),
     }
 }
 
-fn refused(reason: String) -> BrokerError {
-    BrokerError::Refused { broker: NAME, reason }
+fn refused<S: Ask>(reason: String) -> BrokerError {
+    BrokerError::Refused { broker: S::BROKER, reason }
 }

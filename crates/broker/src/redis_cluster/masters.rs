@@ -22,7 +22,6 @@ use super::{
     NAME, UNPOISONED,
     caller::{Caller, Unanswered},
     connection::{ConnectionError, Connector, command, error_of, text_of},
-    library,
     redirection::Redirection,
     table::LinkId,
     topology::{Topology, View},
@@ -31,7 +30,10 @@ use crate::{
     BrokerError,
     address::Server,
     backoff,
-    redis::functions::{Functions, ReplicationId},
+    redis::{
+        functions::{Functions, ReplicationId},
+        library,
+    },
 };
 
 /// How often each master is asked for its view. It has [`BrokerOptions::request_timeout`](crate::BrokerOptions) to answer.
@@ -138,7 +140,7 @@ impl Masters {
     /// Makes the owner of a slot ready for history.
     pub(super) async fn prepare(&self, slot: u16) -> Result<(), BrokerError> {
         match (&self.functions, self.owner(slot)) {
-            (Some(functions), Some(caller)) => library::prepare(&caller, functions, self.request_timeout).await,
+            (Some(functions), Some(caller)) => library::prepare(&*caller, functions, self.request_timeout).await,
             _ => Err(BrokerError::Unavailable { broker: NAME }),
         }
     }
@@ -290,7 +292,7 @@ impl Masters {
     /// Prepares a connection, lets it be used, and asks for the master's view of the cluster now and then.
     async fn watch_over(&self, server: &Server, caller: &Arc<Caller>, attempt: &mut usize) -> ConnectionError {
         if let Some(functions) = &self.functions
-            && let Err(error) = library::prepare(caller, functions, self.request_timeout).await
+            && let Err(error) = library::prepare(&**caller, functions, self.request_timeout).await
         {
             tracing::warn!(server = %server, %error, "a master of the Redis Cluster is not ready for history");
             *self.unready.lock().expect(UNPOISONED) = Some(error);
