@@ -50,6 +50,14 @@ fn node(broker: &str) -> NodeBuilder {
         .set("namespaces.live.subscribe", "anyone")
 }
 
+/// The same with outboxes of 32 KiB, so that little is enough to fill one.
+fn node_of_small_outboxes() -> NodeBuilder {
+    node("memory:")
+        .set("limits.publication_bytes", "8KiB")
+        .set("limits.outbox_bytes", "32KiB")
+        .set("limits.notsent_lowat_bytes", "8KiB")
+}
+
 /// Publishes a number, or any other data, through the node.
 async fn publish(node: &Node, channel: &str, data: impl Into<Value>) {
     let body = serde_json::json!({ "tenant": TENANT, "channel": channel, "event": "tick", "data": data.into() });

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{SharedBroker, event_stream::EventStream, node, publish};
+use super::{SharedBroker, event_stream::EventStream, node, node_of_small_outboxes, publish};
 use crate::node::Node;
 
 #[tokio::test]
@@ -79,12 +79,7 @@ async fn two_channels_on_another_node(broker: SharedBroker) {
 #[tokio::test]
 async fn a_recovery_larger_than_the_outbox_comes_in_pages() {
     const EVENTS: u64 = 100;
-    let node = node("memory:")
-        .set("limits.publication_bytes", "8KiB")
-        .set("limits.outbox_bytes", "32KiB")
-        .set("limits.notsent_lowat_bytes", "8KiB")
-        .start()
-        .await;
+    let node = node_of_small_outboxes().start().await;
     let channels = ["log:a", "log:b", "log:c"];
     let target = "/sse?channels=log:a,log:b,log:c";
     let mut stream = EventStream::open(&node, target, "").await;

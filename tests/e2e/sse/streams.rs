@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::net::TcpSocket;
 
-use super::{TENANT, event_stream::EventStream, node, publish};
-use crate::{SOON, broker::Broker};
+use super::{TENANT, event_stream::EventStream, node, node_of_small_outboxes, publish};
+use crate::{SOON, broker::Broker, node::Node};
+
+const BOTH_LOGS: &str = "/sse?channels=log:a,log:b";
 
 #[tokio::test]
 async fn events_come_as_they_are_published() {
@@ -94,21 +96,21 @@ async fn a_node_that_goes_away_says_when_to_come_back() {
     assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
+/// The stream of a client whose own kernel takes little before it has to read.
+async fn open_with_little_room(node: &Node) -> EventStream {
+    let socket = TcpSocket::new_v4().expect("a socket can be had");
+    socket.set_recv_buffer_size(4 * 1024).expect("a socket has a buffer");
+    let mut stream = EventStream::open_by(socket, node.public(), BOTH_LOGS, "").await;
+    stream.subscribed(2).await;
+    stream
+}
+
 /// The stream ends, and by its id nothing is lost and nothing comes twice.
 #[tokio::test]
 async fn a_client_that_does_not_read_is_closed_and_comes_back_for_the_rest() {
     const BYTES: usize = 4 * 1024;
-    let node = node("memory:")
-        .set("limits.publication_bytes", "8KiB")
-        .set("limits.outbox_bytes", "32KiB")
-        .set("limits.notsent_lowat_bytes", "8KiB")
-        .start()
-        .await;
-    let socket = TcpSocket::new_v4().expect("a socket can be had");
-    socket.set_recv_buffer_size(4 * 1024).expect("a socket has a buffer");
-    let target = "/sse?channels=log:a,log:b";
-    let mut slow = EventStream::open_by(socket, node.public(), target, "").await;
-    slow.subscribed(2).await;
+    let node = node_of_small_outboxes().start().await;
+    let mut slow = open_with_little_room(&node).await;
     let mut published = 0;
     while node.metrics().await.sum("fanfare_slow_consumers_total") == 0.0 {
         published += 1;
@@ -118,7 +120,7 @@ async fn a_client_that_does_not_read_is_closed_and_comes_back_for_the_rest() {
     }
     let before: Vec<u64> = slow.end().await.iter().map(|event| event.number().1).collect();
     assert!(before.len() < published as usize, "all came");
-    let mut back = EventStream::come_back(&node, target, slow.last_id()).await;
+    let mut back = EventStream::come_back(&node, BOTH_LOGS, slow.last_id()).await;
     let after = back.numbers(published as usize - before.len()).await;
     println!("{} of {published} events came before the end, {} after", before.len(), after.len());
     for channel in ["log:a", "log:b"] {
@@ -135,18 +137,8 @@ async fn a_client_that_does_not_read_is_closed_and_comes_back_for_the_rest() {
 /// Where the namespace says so, it gets the newest of what it was too slow for.
 #[tokio::test]
 async fn a_client_that_does_not_read_gets_the_newest() {
-    let node = node("memory:")
-        .set("namespaces.log.slow_consumer", "conflate")
-        .set("limits.publication_bytes", "8KiB")
-        .set("limits.outbox_bytes", "32KiB")
-        .set("limits.notsent_lowat_bytes", "8KiB")
-        .start()
-        .await;
-    let socket = TcpSocket::new_v4().expect("a socket can be had");
-    socket.set_recv_buffer_size(4 * 1024).expect("a socket has a buffer");
-    let target = "/sse?channels=log:a,log:b";
-    let mut slow = EventStream::open_by(socket, node.public(), target, "").await;
-    slow.subscribed(2).await;
+    let node = node_of_small_outboxes().set("namespaces.log.slow_consumer", "conflate").start().await;
+    let mut slow = open_with_little_room(&node).await;
     let mut published = 0;
     while node.metrics().await.sum("fanfare_conflated_total") < 20.0 {
         published += 1;
@@ -173,7 +165,7 @@ async fn a_client_that_does_not_read_gets_the_newest() {
     println!("{got} of {} events came, after {gaps} gaps the newest", 2 * published);
     assert!(gaps >= 2, "{gaps}");
     // It has all that it is going to get.
-    let mut back = EventStream::come_back(&node, target, slow.last_id()).await;
+    let mut back = EventStream::come_back(&node, BOTH_LOGS, slow.last_id()).await;
     assert!(back.subscribed(2).await.iter().all(|answer| answer["recovered"] == json!(true)));
     assert!(back.is_silent(Duration::from_millis(200)).await);
 }
