@@ -16,7 +16,7 @@
 --
 -- A node replaces the library where its own revision is greater. What callers rely on stays as it is: a change
 -- of arguments or replies is `fanfare_v1` no more.
-local REVISION = 2
+local REVISION = 3
 
 -- How long a numbering is remembered after the last that was published, beside twice the retention, and where nothing
 -- ever was, after anybody asked for it. In milliseconds.
@@ -214,6 +214,9 @@ local function publish(keys, args)
 end
 
 -- Reads in chunks until there are enough entries or bytes; one entry is read however large it is.
+--
+-- An offset may stand there twice, and then the later entry counts: a server that is killed while it writes a transaction
+-- to its append-only file leaves a part of it there, and carries that out when it loads the file the time after next.
 local function read(command, hist, from, to, step, count, bytes)
   local entries, taken, used = {}, 0, 0
   while taken < count and (taken == 0 or used < bytes) and (to - from) * step >= 0 do
@@ -222,13 +225,27 @@ local function read(command, hist, from, to, step, count, bytes)
     local chunk = math.min(count - taken, CHUNK, math.max(fitting, 1))
     local found = redis.call(command, hist, text(from), text(to), 'COUNT', chunk)
     for _, entry in ipairs(found) do
-      local body = entry[2][2]
-      if taken > 0 and used + #body > bytes then
-        return entries
+      local body, offset = entry[2][2], (offset_and_time(entry))
+      local again = taken > 0 and from == offset + step
+      if again and step > 0 then
+        used = used - #entries[taken][2] + #body
+        entries[taken] = { entry[1], body }
+      elseif not again then
+        if taken > 0 and used + #body > bytes then
+          return entries
+        end
+        taken, used = taken + 1, used + #body
+        entries[taken] = { entry[1], body }
+        from = offset + step
       end
-      taken, used = taken + 1, used + #body
-      entries[taken] = { entry[1], body }
-      from = (offset_and_time(entry)) + step
+    end
+    if step > 0 and taken > 0 then
+      -- The last one may have been written again, too.
+      local last = entries[taken]
+      for _, entry in ipairs(redis.call('XRANGE', hist, '(' .. last[1], text(from - step))) do
+        used = used - #entries[taken][2] + #entry[2][2]
+        entries[taken] = { entry[1], entry[2][2] }
+      end
     end
     if #found < chunk then
       break
