@@ -550,7 +550,7 @@ async fn of_two_entries_with_one_offset_the_later_counts() {
     let Reply::Array(entries) = &entries else { panic!("{entries:?}") };
     let Reply::Array(entry) = &entries[0] else { panic!("{entries:?}") };
     let Reply::Bulk(id) = &entry[0] else { panic!("{entries:?}") };
-    let time: u64 = String::from_utf8(id.clone().into()).unwrap().split_once('-').unwrap().1.parse().unwrap();
+    let time: u64 = String::from_utf8(id.clone()).unwrap().split_once('-').unwrap().1.parse().unwrap();
     let again = String::from_utf8(numbered(30).to_vec()).unwrap();
     server.command(&["XADD", "rt:hist:{acme:log:a}", &format!("3-{}", time + 1), "b", &again]).await;
     publish(&node, "log:a", 4).await;
