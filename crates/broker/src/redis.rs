@@ -54,7 +54,7 @@ pub const FUNCTIONS: &str = include_str!("redis/fanfare_v1.lua");
 const NAME: &str = "redis";
 
 /// What Redis takes as one value, in bytes (`proto-max-bulk-len`, unless configured otherwise).
-const MAX_BODY_BYTES: usize = 512 * 1024 * 1024;
+pub(crate) const MAX_BODY_BYTES: usize = 512 * 1024 * 1024;
 
 #[derive(Debug)]
 struct Redis {

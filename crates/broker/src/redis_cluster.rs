@@ -42,14 +42,14 @@ pub use connect::connect;
 use self::{
     connection::command, masters::Masters, recorder::Recorder, subscriber::Request, table::Wanted, topology::slot_of,
 };
-use crate::{Broker, BrokerError, HistoryPage, HistoryRead, Interest, InterestId, Publish, Published, Standing};
+use crate::{
+    Broker, BrokerError, HistoryPage, HistoryRead, Interest, InterestId, Publish, Published, Standing,
+    redis::MAX_BODY_BYTES,
+};
 
 const NAME: &str = "redis-cluster";
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
-
-/// What Redis takes as one value, in bytes (`proto-max-bulk-len`, unless configured otherwise).
-const MAX_BODY_BYTES: usize = 512 * 1024 * 1024;
 
 #[derive(Debug)]
 struct RedisCluster {

@@ -18,7 +18,7 @@ use crate::address::Server;
 const READ_BYTES: usize = 64 * 1024;
 
 /// The largest frame, in bytes: what Redis takes as one value, and some words around it.
-const MAX_FRAME_BYTES: usize = super::MAX_BODY_BYTES + 64 * 1024;
+const MAX_FRAME_BYTES: usize = crate::redis::MAX_BODY_BYTES + 64 * 1024;
 
 /// How connections are made.
 #[derive(Clone)]

@@ -10,12 +10,12 @@ use std::{
 use fanfare_broker::{
     BrokerError, HistoryPage, HistoryRange, HistoryRead, InterestId, LivePosition, Publication, Standing,
 };
-use fanfare_protocol::{Body, Channel, Delivery, ErrorBody, ErrorCode, Missed, Position, Tenant, Topic};
+use fanfare_protocol::{Body, Channel, ErrorBody, ErrorCode, Missed, Position, Tenant, Topic};
 use fanfare_session::Time;
 use futures_util::FutureExt as _;
 use smallvec::SmallVec;
 use tokio::sync::Semaphore;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
     CallResult, Hub, INTEREST_CHANGED, Route,
@@ -24,7 +24,6 @@ use super::{
     topics::{InterestState, TopicState},
 };
 use crate::{
-    clock::unix_millis,
     encoding::EncodedPublication,
     limits::{POSITION_CALLS, POSITIONS_PER_CALL, RING_AGE, TIMERS_PER_TURN},
 };
@@ -244,21 +243,15 @@ impl Hub {
         match told {
             Told::Stand { channels, result } => {
                 self.histories.asking -= 1;
-                match result {
-                    Ok(standings) => {
-                        let standings = standings.into_iter().map(Ok).chain(std::iter::repeat(Err(Failed)));
-                        for (id, standing) in channels.into_iter().zip(standings) {
-                            self.with_timeline(id, |timeline, now| timeline.handle_standing(now, standing));
-                        }
-                    }
-                    Err(error) => {
-                        if !self.histories.down {
-                            warn!(broker = self.broker.name(), count = channels.len(), %error, "positions are not known");
-                        }
-                        for id in channels {
-                            self.with_timeline(id, |timeline, now| timeline.handle_standing(now, Err(Failed)));
-                        }
-                    }
+                if let Err(error) = &result
+                    && !self.histories.down
+                {
+                    warn!(broker = self.broker.name(), count = channels.len(), %error, "positions are not known");
+                }
+                // One that is not among the answers was not answered.
+                let standings = result.into_iter().flatten().map(Ok).chain(std::iter::repeat(Err(Failed)));
+                for (id, standing) in channels.into_iter().zip(standings) {
+                    self.with_timeline(id, |timeline, now| timeline.handle_standing(now, standing));
                 }
             }
             Told::Read { channel, result } => self.handle_read(channel, result),
@@ -288,19 +281,7 @@ impl Hub {
 
     /// Encodes a publication for its timeline.
     fn entry(&self, state: &TopicState, body: &Body, timestamp: Option<u64>, position: &Position) -> Entry<Kept> {
-        let publication = match body.envelope(self.config.max_publication_bytes) {
-            Ok(envelope) => {
-                let timestamp = envelope.timestamp.or(timestamp).unwrap_or_else(unix_millis);
-                let channel = state.topic.as_str();
-                let delivery = Delivery { envelope: &envelope, channel, timestamp, position: Some(position) };
-                Some(Arc::new(EncodedPublication::new(&delivery)))
-            }
-            Err(error) => {
-                debug!(tenant = %state.tenant, topic = %state.topic, %error, "a publication was refused");
-                self.metrics.refused(error.reason());
-                None
-            }
-        };
+        let publication = self.encode(&state.tenant, state.topic.as_str(), body, timestamp, Some(position));
         let bytes = publication.as_ref().map_or(0, |publication| publication.bytes());
         Entry { offset: position.offset, bytes, publication }
     }
@@ -488,7 +469,7 @@ fn away() -> BrokerError {
     BrokerError::Unavailable { broker: "broker" }
 }
 
-/// How long to sleep until a moment of the node's clock.
+/// A moment of the node's clock, to sleep until.
 pub(super) fn instant(clock_now: Time, at: Time) -> Instant {
     Instant::now() + at.since(clock_now)
 }

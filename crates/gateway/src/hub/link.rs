@@ -115,13 +115,12 @@ impl ShardLink {
         }
         let since = *self.full_since.get_or_insert(now);
         let stuck = self.backlog_bytes > SHARD_BACKLOG_BYTES || now.duration_since(since) > SHARD_STALL;
-        // Once interrupted, nothing comes into the backlog that would have to be dropped.
-        let may_drop = self.backlog_bytes > 0;
-        if stuck && may_drop && !self.interrupted {
+        // Only publications can be dropped, and once interrupted none comes into the backlog.
+        let drops = stuck && self.backlog_bytes > 0 && !self.interrupted;
+        if drops {
             self.interrupt();
-            return self.interrupted;
         }
-        false
+        drops
     }
 
     /// Hands over what waits, as far as the inbox takes it. An interruption ends when the inbox is half empty: sooner, the
@@ -218,6 +217,14 @@ mod tests {
         ShardMessage::Publication { targets: Targets::One(SLOT), publication }
     }
 
+    /// Fills the inbox, and sends more once it has been full for too long.
+    fn interrupt(link: &mut ShardLink, now: Instant) {
+        for _ in 0..=INBOX {
+            link.send(publication(), now);
+        }
+        assert!(link.send(publication(), now + SHARD_STALL + Duration::from_millis(1)), "interrupted now");
+    }
+
     async fn take_all(receiver: &mut ShardInboxReceiver) -> Vec<ShardMessage> {
         let mut batch = Vec::new();
         receiver.recv_many(&mut batch, usize::MAX).await;
@@ -274,10 +281,7 @@ mod tests {
         let (inbox, mut receiver) = shard_inbox(INBOX);
         let mut link = ShardLink::new(inbox);
         let now = Instant::now();
-        for _ in 0..=INBOX {
-            link.send(publication(), now);
-        }
-        assert!(link.send(publication(), now + SHARD_STALL + Duration::from_millis(1)), "interrupted now");
+        interrupt(&mut link, now);
         assert!(link.has_backlog(), "somebody has to end the interruption");
         link.drain();
         assert_eq!(take_all(&mut receiver).await.len(), INBOX, "not told while the inbox is full");
@@ -312,10 +316,7 @@ mod tests {
         let (inbox, mut receiver) = shard_inbox(INBOX);
         let mut link = ShardLink::new(inbox);
         let now = Instant::now();
-        for _ in 0..=INBOX {
-            link.send(publication(), now);
-        }
-        assert!(link.send(publication(), now + SHARD_STALL + Duration::from_millis(1)), "interrupted now");
+        interrupt(&mut link, now);
         let place = |offset| fanfare_protocol::Position { offset, epoch: fanfare_protocol::Epoch::parse("e").unwrap() };
         let missed = Some(fanfare_protocol::Missed { from: place(20), to: place(30) });
         link.send(ShardMessage::Gap { slot: SLOT, reason: "not_retained", missed }, now);

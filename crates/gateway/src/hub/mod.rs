@@ -20,7 +20,7 @@ use std::{
 use fanfare_broker::{
     Broker, BrokerError, BrokerEvent, Events, Interest, InterestId, Interruption, Publication, Scope,
 };
-use fanfare_protocol::{Delivery, ErrorBody, ErrorCode, Tenant, Topic};
+use fanfare_protocol::{Body, Delivery, ErrorBody, ErrorCode, Position, Tenant, Topic};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
@@ -414,20 +414,34 @@ impl Hub {
                 return warn!(%pattern, "a publication by a pattern came without its channel");
             }
         };
-        let envelope = match publication.body.envelope(self.config.max_publication_bytes) {
-            Ok(envelope) => envelope,
-            Err(error) => {
-                debug!(tenant = %state.tenant, %channel, %error, "a publication was refused");
-                return self.metrics.refused(error.reason());
-            }
-        };
-        let timestamp = envelope.timestamp.or(publication.timestamp).unwrap_or_else(unix_millis);
         let position = publication.position.as_ref().map(|live| &live.position);
-        let delivery = Delivery { envelope: &envelope, channel: channel.as_str(), timestamp, position };
-        let publication = Arc::new(EncodedPublication::new(&delivery));
+        let encoded = self.encode(&state.tenant, channel.as_str(), &publication.body, publication.timestamp, position);
+        let Some(publication) = encoded else { return };
         for (shard, targets) in targets {
             self.send(shard, ShardMessage::Publication { targets, publication: publication.clone() });
         }
+    }
+
+    /// Makes a publication ready to be delivered; `None` where its body is no envelope, which is counted.
+    fn encode(
+        &self,
+        tenant: &Tenant,
+        channel: &str,
+        body: &Body,
+        timestamp: Option<u64>,
+        position: Option<&Position>,
+    ) -> Option<Arc<EncodedPublication>> {
+        let envelope = match body.envelope(self.config.max_publication_bytes) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                debug!(%tenant, channel, %error, "a publication was refused");
+                self.metrics.refused(error.reason());
+                return None;
+            }
+        };
+        let timestamp = envelope.timestamp.or(timestamp).unwrap_or_else(unix_millis);
+        let delivery = Delivery { envelope: &envelope, channel, timestamp, position };
+        Some(Arc::new(EncodedPublication::new(&delivery)))
     }
 
     /// Where a publication goes, by shard; `None` where it is a copy that another interest brings, or a late one.

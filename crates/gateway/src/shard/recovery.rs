@@ -49,7 +49,7 @@ impl Shard {
                 // Else a client that gives up and asks again could have any number of recoveries under way.
                 let message = "the recovery that was given up is still under way; try again";
                 let refusal = ErrorBody { retryable: true, ..ErrorBody::new(ErrorCode::RateLimit, message) };
-                return complete(state, index, self.context.clock.now(), op, Completion::Subscribed(Err(refusal)));
+                return complete(state, index, now, op, Completion::Subscribed(Err(refusal)));
             }
             history.recovering.push_back(waiting);
             let (tenant, topic) = (topic.tenant.clone(), topic.topic.clone());
@@ -61,7 +61,7 @@ impl Shard {
             recovered: up_to_date.then_some(true),
             publications: up_to_date.then(Vec::new),
         };
-        complete(state, index, self.context.clock.now(), op, Completion::Subscribed(Ok(granted)));
+        complete(state, index, now, op, Completion::Subscribed(Ok(granted)));
         state.topics.add(slot, connection.index);
     }
 

@@ -136,11 +136,11 @@ impl<P: Clone, W> Timeline<P, W> {
         for waiting in self.waiting.iter_mut().filter(is_concerned) {
             match (&waiting.start.since, read) {
                 // What it needs is more than was read, or is not retained.
-                (Some(since), Read::Recovery { after }) if since.offset <= after && since.offset < floor && !whole => {
-                    waiting.lose()
-                }
-                (Some(since), Read::Recovery { after }) if since.offset == after && since.offset < floor => {
-                    waiting.lose()
+                (Some(since), Read::Recovery { after }) if since.offset < floor => {
+                    let is_whole_from_later = whole && since.offset < after;
+                    if since.offset <= after && !is_whole_from_later {
+                        waiting.lose();
+                    }
                 }
                 (Some(since), Read::Newest { .. }) if is_all_it_may_get && since.offset < floor => waiting.lose(),
                 (None, Read::Newest { count }) => waiting.read |= count >= waiting.start.rewind as usize,
@@ -159,11 +159,10 @@ impl<P: Clone, W> Timeline<P, W> {
     /// What one is given first; `None` where the broker has to be asked before.
     fn publications_for(&self, waiting: &mut Waiting<W>, last: &Position) -> Option<Vec<P>> {
         if let Some(since) = &waiting.start.since {
-            let in_ring = since.offset >= self.ring.floor();
-            if waiting.is_ahead(last) || !in_ring {
+            if waiting.is_ahead(last) || since.offset < self.ring.floor() {
                 return None;
             }
-            let missed = in_ring.then(|| self.missed_since(since.offset)).flatten();
+            let missed = self.missed_since(since.offset);
             if missed.is_some() {
                 return missed;
             }
