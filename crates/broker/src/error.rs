@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use fanfare_protocol::Channel;
+
 /// Why a broker did not do what was asked, or could not be reached at start.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
@@ -73,4 +75,11 @@ pub enum BrokerError {
         /// What is allowed.
         allowed: String,
     },
+}
+
+impl BrokerError {
+    /// History is asked for on a channel whose namespace keeps none.
+    pub(crate) fn no_history(broker: &'static str, channel: &Channel) -> Self {
+        Self::NoHistory { broker, namespace: channel.namespace().to_owned() }
+    }
 }

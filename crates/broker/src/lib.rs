@@ -104,7 +104,7 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// [`BrokerError::NoHistory`] where the channel's namespace keeps none, else as for the other calls.
     async fn history(&self, read: HistoryRead) -> Result<HistoryPage, BrokerError> {
-        Err(BrokerError::NoHistory { broker: self.name(), namespace: read.channel.namespace().to_owned() })
+        Err(BrokerError::no_history(self.name(), &read.channel))
     }
 
     /// Where channels stand, as the broker's leader says now: in the order asked for, many in one round trip.

@@ -185,7 +185,7 @@ impl MemoryBroker {
     }
 
     fn no_history(&self, channel: &Channel) -> BrokerError {
-        BrokerError::NoHistory { broker: self.name(), namespace: channel.namespace().to_owned() }
+        BrokerError::no_history(self.name(), channel)
     }
 }
 

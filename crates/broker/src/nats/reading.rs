@@ -84,9 +84,7 @@ pub(super) async fn history(
 }
 
 fn of_channel<'a>(streams: &'a Streams, channel: &Channel) -> Result<&'a Arc<Stream>, BrokerError> {
-    streams
-        .of_channel(channel)
-        .ok_or_else(|| BrokerError::NoHistory { broker: NAME, namespace: channel.namespace().to_owned() })
+    streams.of_channel(channel).ok_or_else(|| BrokerError::no_history(NAME, channel))
 }
 
 struct Reading<'a> {

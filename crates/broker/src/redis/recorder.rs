@@ -93,8 +93,7 @@ impl Recorder {
     }
 
     fn retention(&self, channel: &Channel) -> Result<Retention, BrokerError> {
-        let none = || BrokerError::NoHistory { broker: NAME, namespace: channel.namespace().to_owned() };
-        self.options.retention(channel).ok_or_else(none)
+        self.options.retention(channel).ok_or_else(|| BrokerError::no_history(NAME, channel))
     }
 
     async fn call(&self, session: &Session, call: Call) -> Result<Value, BrokerError> {
