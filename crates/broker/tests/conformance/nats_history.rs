@@ -533,12 +533,22 @@ async fn no_acknowledged_publication_is_lost_with_a_leader() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_elected_lets_positions_be_looked_at() {
     let servers = NatsServer::builder().jetstream().start_cluster(3).await;
-    let mut node = Node::over(open(&clustered(&servers)).await.unwrap());
+    // All by one server: what has passed it before the node listens there does not come to the node.
+    let options = BrokerOptions { url: servers[0].url(), ..clustered(&servers) };
+    let outside = Plain::connect(&servers[0]).await;
+    let elected = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.RT_a";
+    let mut elections = outside.client.subscribe(elected).await.unwrap();
+    outside.flush().await;
+    // The stream's first leader is elected when another node makes it, and told at any time after that.
+    let maker = Node::over(open(&options).await.unwrap());
+    let first = futures_util::StreamExt::next(&mut elections);
+    tokio::time::timeout(SOON, first).await.expect("a leader in time").unwrap();
+    maker.broker.close().await;
+    let mut node = Node::over(open(&options).await.unwrap());
     node.add("acme", "live:x").await;
     let interests = node.add_all("acme", &["a:b", "a:c"]).await;
     let before = node.record("a:b", numbered(1)).await;
     assert_eq!(live(&mut node).await.position, before);
-    let outside = Plain::connect(&servers[0]).await;
     let stepped = api(&outside.client, "STREAM.LEADER.STEPDOWN.RT_a", Value::Null).await;
     assert_eq!(stepped["success"], json!(true), "{stepped}");
     let mut resumed = Vec::new();
