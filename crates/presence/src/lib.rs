@@ -1,0 +1,19 @@
+//! Who is on which channel: membership and its diffs (pure), the [`PresenceStore`] trait, and the stores behind it.
+//!
+//! A *row* says that a connection is on a channel. Each node writes the rows of its own connections under its *incarnation*, for
+//! which it holds a lease, and mirrors all rows of the channels that its clients watch in a [`Roster`].
+
+mod announcer;
+mod keeper;
+mod roster;
+mod row;
+mod store;
+
+pub use announcer::{Announcement, Announcer, Audience, Counts, MemberChange};
+pub use keeper::{Answer, Call, Effect, Keeper, KeeperConfig, Outcome, Query, QueryId};
+pub use roster::{Member, MemberPage, Roster};
+pub use row::{ConnectionKey, Incarnation, Place, Row, RowChange, State, StateError, User};
+pub use store::{
+    Leases, PresenceStore, Reap, Reaped, Renewal, RowPage, Standing, StoreError, StoreEvent, StoreEvents, Version,
+    Write, Written,
+};
