@@ -105,7 +105,8 @@ pub(super) fn read_presence(reader: &mut Reader) -> PresenceConfig {
 /// Reads `auto_subscribe`.
 pub(super) fn read_auto_subscribe(reader: &mut Reader) -> Vec<ChannelTemplate> {
     let allowed = "a channel such as \"news:all\", or one with {sub} for a whole segment behind the namespace, such as \"user:{sub}\"";
-    let templates = reader.list("auto_subscribe", allowed, |text| ChannelTemplate::parse(text).ok()).unwrap_or_default();
+    let templates =
+        reader.list("auto_subscribe", allowed, |text| ChannelTemplate::parse(text).ok()).unwrap_or_default();
     let texts: Vec<_> = templates.iter().map(ChannelTemplate::as_str).collect();
     reader.effective.set("auto_subscribe", texts);
     templates

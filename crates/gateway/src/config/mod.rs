@@ -326,6 +326,13 @@ impl Config {
             max_malformed: self.limits.malformed_frames,
             max_publication_bytes: self.limits.publication_bytes,
             max_history: self.limits.recovery_publications,
+            idle: self.timeouts.idle,
+            signal_expiry: self.timeouts.signal,
+            presence_info_bytes: self.limits.presence_info_bytes,
+            presence_updates_per_second: self.limits.presence_updates_per_second,
+            signals_per_second: self.limits.signals_per_second,
+            presence_page: self.limits.presence_page,
+            auto_subscribe: self.auto_subscribe.clone(),
         }
     }
 }

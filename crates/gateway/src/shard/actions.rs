@@ -36,6 +36,11 @@ impl Shard {
                 }
                 Action::Unsubscribe { topic } => self.unsubscribe(state, index, &topic),
                 Action::Publish(publish) => self.publish(state, index, now, publish),
+                Action::Join(_) | Action::Present(_) | Action::Signal(_) => {}
+                Action::Presence(presence) => {
+                    let refusal = ErrorBody::new(ErrorCode::Unavailable, "presence is not kept here");
+                    complete(state, index, now, presence.op, Completion::Presence(Err(refusal)));
+                }
                 Action::Send(message) => self.send(state, index, &message),
                 Action::Ping if state.connections[index].events.is_some() => self.send_heartbeat(state, index, now),
                 Action::Ping => self.send_frame(state, index, |out| encode::ping(b"", out)),
