@@ -11,7 +11,7 @@ mod row;
 mod store;
 
 pub use announcer::{Announcement, Announcer, Audience, Counts, MemberChange};
-pub use keeper::{Answer, Call, Effect, Keeper, KeeperConfig, Outcome, Query, QueryId};
+pub use keeper::{Answer, Call, Effect, Keeper, KeeperConfig, Outcome, Query, QueryId, Told};
 pub use options::StoreOptions;
 pub use roster::{Changed, Member, MemberPage, Roster};
 pub use row::{ConnectionKey, Incarnation, Place, Row, RowChange, State, StateError, User};

@@ -131,9 +131,14 @@ impl Roster {
         for (incarnation, row) in rows {
             self.apply(RowChange::Put(incarnation, row));
         }
-        let gone = old.users.keys().filter(|user| !self.users.contains_key(*user));
+        self.differences(&old)
+    }
+
+    /// Whose membership is another here than it was in `before`.
+    pub fn differences(&self, before: &Self) -> Vec<Changed> {
+        let gone = before.users.keys().filter(|user| !self.users.contains_key(*user));
         let users = gone.chain(self.users.keys());
-        users.filter_map(|user| self.changed(user.clone(), old.member(user))).collect()
+        users.filter_map(|user| self.changed(user.clone(), before.member(user))).collect()
     }
 
     /// All rows, in no order.
