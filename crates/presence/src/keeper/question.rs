@@ -47,12 +47,12 @@ pub struct Answer {
 impl Keeper {
     /// Whether calls fail, or changes are not told.
     pub(super) fn is_away(&self) -> bool {
-        !self.is_connected || self.now < self.paused_until
+        !self.is_connected || self.now < self.paused_until || self.lease.is_unanswered(self.now)
     }
 
     pub(super) fn is_stale(&self, place: &Place) -> bool {
         let confirmed = self.mirrors.get(place).is_some_and(|mirror| mirror.is_confirmed && mirror.version().is_some());
-        !self.is_connected || !confirmed || !self.holds_lease()
+        !self.is_connected || !confirmed || !self.holds_lease() || self.lease.is_unanswered(self.now)
     }
 
     pub(super) fn answer_all(&mut self) {
