@@ -33,5 +33,8 @@ pub const MEMORY_BYTES: usize = 256 * 1024 * 1024;
 /// one of them is told that it may have missed something.
 pub const MEMORY_CHANNELS: usize = 100_000;
 
+/// Memory adapter: lifecycle events that are kept for whoever asks. Beyond it the oldest are forgotten.
+pub const MEMORY_TOLD: usize = 4_096;
+
 /// Memory adapter: ids of publications that are remembered for the dedupe window. Beyond it the oldest are forgotten.
 pub const MEMORY_IDS: usize = 200_000;

@@ -16,7 +16,8 @@
 //!
 //! A namespace with history has a stream. What is published there comes to nodes as the stream republishes it on
 //! `{prefix}.live.…`, with its sequence, which is its offset; so there is no consumer per channel. The epoch stands for the
-//! stream's name and when it was created. Sequences are the stream's, shared by all its channels: what it takes to prove
+//! stream's name and when it was created. What is to be live only goes past the stream, on `{prefix}.sig.…`, to which nodes listen
+//! where the namespace has signals. Sequences are the stream's, shared by all its channels: what it takes to prove
 //! that nothing is missing is in `reading`.
 //!
 //! Of what can go wrong the hub hears by one of these: a publication's `previous` is not what came before (a hole); an
@@ -44,12 +45,14 @@ mod stream_config;
 mod walk;
 
 use std::{
+    collections::HashSet,
     sync::{Arc, RwLock, atomic::Ordering},
     time::Duration,
 };
 
 use async_nats::{Client, HeaderMap, HeaderValue, PublishErrorKind, connection::State};
 use async_trait::async_trait;
+use bytes::Bytes;
 use fanfare_protocol::{Channel, NatsSubjects, Tenant};
 use tokio::{
     sync::{Mutex, mpsc},
@@ -61,13 +64,15 @@ pub use connect::connect;
 
 use self::{
     echo::Echo,
-    inflow::{Inflow, Recorded},
+    inflow::{Inflow, Recorded, Way},
     link::Link,
     reader::Command,
     requests::{Caller, Requests},
     stream::Streams,
 };
-use crate::{Broker, BrokerError, HistoryPage, HistoryRead, Interest, InterestId, Publish, Published, Standing};
+use crate::{
+    Broker, BrokerError, HistoryPage, HistoryRead, Interest, InterestId, Lifecycle, Publish, Published, Standing,
+};
 
 const NAME: &str = "nats";
 
@@ -83,6 +88,8 @@ struct Nats {
     echo: Arc<Echo>,
     /// Where a namespace keeps history.
     history: Option<History>,
+    /// Namespaces in which something may be published past the history.
+    signals: HashSet<Box<str>>,
     /// The number that the library gave the last subscription. It counts them, and tells of slow consumers by it.
     last_sid: Mutex<u64>,
     commands: mpsc::Sender<Command>,
@@ -106,43 +113,29 @@ impl Broker for Nats {
 
     async fn publish(&self, publish: Publish) -> Result<Published, BrokerError> {
         let client = self.connected()?;
-        if let Some(history) = &self.history
-            && let Some(stream) = history.streams.of_channel(&publish.channel)
+        let stream = self.history.as_ref().and_then(|history| history.streams.of_channel(&publish.channel));
+        if let (Some(history), Some(stream)) = (&self.history, stream)
+            && !publish.ephemeral
         {
             let caller = self.caller(history, client);
             let subject = self.subjects.publish(&publish.tenant, &publish.channel);
             return recording::record(&caller, stream, subject, headers(&publish)?, publish.body).await;
         }
-        let connects = client.statistics().connects.load(Ordering::Relaxed);
-        let subject = self.subjects.publish(&publish.tenant, &publish.channel);
-        let headers = headers(&publish)?;
-        let bytes = publish.body.len();
-        let sending = async {
-            match headers {
-                Some(headers) => client.publish_with_headers(subject, headers, publish.body).await,
-                None => client.publish(subject, publish.body).await,
-            }
-            .map_err(|error| match error.kind() {
-                PublishErrorKind::MaxPayloadExceeded => {
-                    BrokerError::TooLarge { broker: NAME, bytes, limit: client.max_payload() }
-                }
-                _ => BrokerError::Refused { broker: NAME, reason: error.to_string() },
-            })?;
-            client.flush().await.map_err(|_| BrokerError::Unavailable { broker: NAME })
+        let Publish { tenant, channel, .. } = &publish;
+        let (subject, headers) = match stream {
+            // The id is the stream's business.
+            Some(_) => (self.subjects.signal(tenant, channel), None),
+            None => (self.subjects.publish(tenant, channel), headers(&publish)?),
         };
-        let began = Instant::now();
-        let unknown = || BrokerError::Timeout { broker: NAME, waited: began.elapsed() };
-        tokio::select! {
-            biased;
-            sent = timeout(self.request_timeout, sending) => sent.map_err(|_| unknown())??,
-            () = self.link.lost() => return Err(unknown()),
-        }
-        // A flush after a reconnect says nothing about what was written before it.
-        if client.statistics().connects.load(Ordering::Relaxed) == connects {
-            Ok(Published::default())
-        } else {
-            Err(unknown())
-        }
+        self.send(&client, subject, headers, publish.body).await?;
+        Ok(Published::default())
+    }
+
+    async fn tell(&self, lifecycle: Lifecycle) -> Result<(), BrokerError> {
+        let client = self.connected()?;
+        let subject = self.subjects.event(&lifecycle.tenant, lifecycle.kind.as_str());
+        let headers = message_id(lifecycle.id)?;
+        self.send(&client, subject, Some(headers), lifecycle.body).await
     }
 
     async fn add_interests(&self, interests: &[Interest]) -> Result<(), BrokerError> {
@@ -209,6 +202,40 @@ impl Nats {
             .ok_or(BrokerError::Unavailable { broker: NAME })
     }
 
+    /// Publishes past all streams; `Ok` says that it was written to a server that is connected.
+    async fn send(
+        &self,
+        client: &Client,
+        subject: String,
+        headers: Option<HeaderMap>,
+        body: Bytes,
+    ) -> Result<(), BrokerError> {
+        let connects = client.statistics().connects.load(Ordering::Relaxed);
+        let bytes = body.len();
+        let sending = async {
+            match headers {
+                Some(headers) => client.publish_with_headers(subject, headers, body).await,
+                None => client.publish(subject, body).await,
+            }
+            .map_err(|error| match error.kind() {
+                PublishErrorKind::MaxPayloadExceeded => {
+                    BrokerError::TooLarge { broker: NAME, bytes, limit: client.max_payload() }
+                }
+                _ => BrokerError::Refused { broker: NAME, reason: error.to_string() },
+            })?;
+            client.flush().await.map_err(|_| BrokerError::Unavailable { broker: NAME })
+        };
+        let began = Instant::now();
+        let unknown = || BrokerError::Timeout { broker: NAME, waited: began.elapsed() };
+        tokio::select! {
+            biased;
+            sent = timeout(self.request_timeout, sending) => sent.map_err(|_| unknown())??,
+            () = self.link.lost() => return Err(unknown()),
+        }
+        // A flush after a reconnect says nothing about what was written before it.
+        if client.statistics().connects.load(Ordering::Relaxed) == connects { Ok(()) } else { Err(unknown()) }
+    }
+
     /// Subscribes and waits until the server has confirmed all with one echo.
     async fn subscribe(
         &self,
@@ -217,33 +244,37 @@ impl Nats {
         flows: &mut Vec<Inflow>,
     ) -> Result<(), BrokerError> {
         let streams = self.history.as_ref().map(|history| &history.streams);
-        let mut wanted: Vec<_> = interests
-            .iter()
-            .map(|interest| {
-                let stream = streams.and_then(|streams| streams.of_topic(&interest.topic));
-                let recorded = stream.map(|stream| Recorded::new(Arc::clone(stream)));
-                (interest, inflow::subject(&self.subjects, interest, recorded.is_some()), recorded)
-            })
-            .collect();
+        let ways = |interest: &Interest| match streams.and_then(|streams| streams.of_topic(&interest.topic)) {
+            None => [Some(Way::Published), None],
+            Some(stream) => {
+                let signals = self.signals.contains(interest.topic.namespace()).then_some(Way::Signals);
+                [Some(Way::Recorded(Recorded::new(Arc::clone(stream)))), signals]
+            }
+        };
+        let wanted =
+            interests.iter().flat_map(|interest| ways(interest).into_iter().flatten().map(move |way| (interest, way)));
+        let mut subjects = Vec::with_capacity(interests.len());
         {
             let mut last_sid = self.last_sid.lock().await;
-            for (interest, subject, recorded) in &mut wanted {
-                self.link.forget_refusal(subject);
+            for (interest, way) in wanted {
+                let subject = way.subject(&self.subjects, interest);
+                self.link.forget_refusal(&subject);
                 // Before the call, which takes the number even where it is given up while it waits.
                 *last_sid += 1;
                 let subscriber = client
                     .subscribe(subject.clone())
                     .await
                     .map_err(|error| BrokerError::Refused { broker: NAME, reason: error.to_string() })?;
-                flows.push(Inflow::new((*interest).clone(), *last_sid, subscriber, recorded.take()));
+                flows.push(Inflow::new(interest.clone(), *last_sid, subscriber, way));
+                subjects.push(subject);
             }
         }
         let mut echo = self.echo.token();
         echo.sending().send(client).await;
         echo.wait().await;
-        match wanted.into_iter().find(|(_, subject, _)| self.link.is_refused(subject)) {
+        match subjects.into_iter().find(|subject| self.link.is_refused(subject)) {
             None => Ok(()),
-            Some((_, subject, _)) => {
+            Some(subject) => {
                 Err(BrokerError::Refused { broker: NAME, reason: format!("no permission to subscribe to {subject:?}") })
             }
         }
@@ -262,10 +293,14 @@ const UNPOISONED: &str = "the client's lock is never poisoned";
 /// `Nats-Msg-Id`, by which a stream drops what it has already. The window is per stream, so the channel belongs in it.
 fn headers(publish: &Publish) -> Result<Option<HeaderMap>, BrokerError> {
     let Some(id) = &publish.id else { return Ok(None) };
-    let value: HeaderValue = format!("{}/{}/{id}", publish.tenant, publish.channel)
+    message_id(format!("{}/{}/{id}", publish.tenant, publish.channel)).map(Some)
+}
+
+fn message_id(id: String) -> Result<HeaderMap, BrokerError> {
+    let value: HeaderValue = id
         .parse()
         .map_err(|_| BrokerError::Refused { broker: NAME, reason: format!("the id {id:?} holds a line break") })?;
     let mut headers = HeaderMap::new();
     headers.insert(async_nats::header::NATS_MESSAGE_ID, value);
-    Ok(Some(headers))
+    Ok(headers)
 }

@@ -13,6 +13,7 @@ pub mod limits;
 pub mod msgpack;
 mod pattern;
 mod position;
+mod presence;
 mod recorded;
 mod server;
 mod start;
@@ -26,6 +27,7 @@ pub use delivery::Delivery;
 pub use envelope::{Body, Data, Envelope, EnvelopeError, EnvelopeHeaders};
 pub use pattern::{Pattern, Topic};
 pub use position::{Epoch, EpochError, Position};
+pub use presence::{Info, MemberJson, PresenceCommand, PresenceReply, SetPresenceCommand, SignalCommand, Watch};
 pub use recorded::RecordedJson;
 pub use server::{
     Connected, ErrorBody, HistoryReply, Missed, Push, Reply, ServerMessage, Subscribed, SubscriptionOutcome,

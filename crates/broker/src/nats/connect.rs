@@ -118,6 +118,7 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
         link,
         echo,
         history,
+        signals: options.signals.clone(),
         last_sid: Mutex::new(subscriptions),
         commands,
         request_timeout: options.request_timeout,

@@ -221,6 +221,9 @@ fn read_namespace(reader: &mut Reader, key: &str, defaults: Namespace) -> Namesp
         patterns: reader.flag(&format!("{key}.patterns"), defaults.patterns),
         slow_consumer: reader.choice(&format!("{key}.slow_consumer"), defaults.slow_consumer, &SLOW_CONSUMER),
         history: false,
+        presence: false,
+        signal: Access::None,
+        events: fanfare_session::LifecycleEvents::NONE,
     }
 }
 

@@ -256,6 +256,13 @@ impl Config {
             max_malformed: self.limits.malformed_frames,
             max_publication_bytes: self.limits.publication_bytes,
             max_history: self.limits.recovery_publications,
+            idle: std::time::Duration::from_secs(300),
+            signal_expiry: std::time::Duration::from_secs(6),
+            presence_info_bytes: 1_024,
+            presence_updates_per_second: 10,
+            signals_per_second: 10,
+            presence_page: 500,
+            auto_subscribe: Vec::new(),
         }
     }
 }
