@@ -21,6 +21,7 @@ use tokio::{
 
 use super::{TENANT, claims};
 use crate::{
+    node::Node,
     raw::{frame, request},
     token::sign,
 };
@@ -73,6 +74,15 @@ impl Seat {
         Self { node, user: user.into(), channels, told: false }
     }
 
+    /// Users one after the other on these nodes, each on one of the channels, which all nodes have in common.
+    pub(super) fn spread(nodes: &[&Node], users: &[String], channels: &[String]) -> Vec<Self> {
+        let seat = |(index, user): (usize, &String)| {
+            let channel = &channels[index / nodes.len() % channels.len()];
+            Self::new(nodes[index % nodes.len()].public(), user, &[channel])
+        };
+        users.iter().enumerate().map(seat).collect()
+    }
+
     /// Is told of the others.
     pub(super) fn told(mut self) -> Self {
         self.told = true;
@@ -83,8 +93,7 @@ impl Seat {
         let mut stream = TcpStream::connect(self.node).await?;
         stream.set_nodelay(true)?;
         let told = if self.told { "" } else { "&presence=false" };
-        let target =
-            format!("/ws?channels={}{told}&token={}", self.channels.join(","), sign(&claims(&self.user)));
+        let target = format!("/ws?channels={}{told}&token={}", self.channels.join(","), sign(&claims(&self.user)));
         stream.write_all(request(&target, "").as_bytes()).await?;
         let counts = Arc::<Counts>::default();
         let reading = tokio::spawn(read(stream, Arc::clone(&counts)));
@@ -124,14 +133,6 @@ impl Crowd {
         self.sockets.extend(came);
     }
 
-    /// Takes those out of whom something is so; they end with the crowd that is given.
-    pub(super) fn part(&mut self, leaves: impl FnMut(&Seat) -> bool) -> Self {
-        let mut leaves = leaves;
-        let (left, stay) = self.sockets.drain(..).partition(|socket| leaves(&socket.seat));
-        self.sockets = stay;
-        Self { sockets: left }
-    }
-
     /// Closes all of them, and waits for it.
     pub(super) async fn leave(mut self) {
         for socket in &mut self.sockets {
@@ -145,15 +146,9 @@ impl Crowd {
         self.sockets.len()
     }
 
-    /// Who is there, and where.
-    pub(super) fn seats(&self) -> impl Iterator<Item = &Seat> {
-        self.sockets.iter().map(|socket| &socket.seat)
-    }
-
     /// The ids of the sessions, with their seats.
     pub(super) fn sessions(&self) -> impl Iterator<Item = (&str, &Seat)> {
-        let id = |socket: &Socket| socket.counts.session.get().map_or("", String::as_str);
-        self.sockets.iter().map(move |socket| (id(socket), &socket.seat))
+        self.sockets.iter().map(|socket| (socket.counts.session.get().map_or("", String::as_str), &socket.seat))
     }
 
     /// How many of them have ended, though nobody closed them.
@@ -228,7 +223,7 @@ fn frames(input: &[u8], mut take: impl FnMut(u8, &[u8])) -> usize {
                 Some(length) => (10, u64::from_be_bytes(*length) as usize),
                 None => return taken,
             },
-            [_, short @ 0..126, ..] => (2, usize::from(*short)),
+            [_, short @ 0..=125, ..] => (2, usize::from(*short)),
             _ => return taken,
         };
         let Some(payload) = rest.get(header..header + length) else { return taken };

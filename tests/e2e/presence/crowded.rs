@@ -36,7 +36,9 @@ async fn by_thousands() {
     let _alone = MACHINE.lock().await;
     let members = env::var(MEMBERS_VARIABLE).map_or(MEMBERS, |text| text.parse().expect("a number"));
     let scene = Scene::start(|node| {
-        node.set("presence.max_named", MAX_NAMED as i64).set("presence.grace", "1s").set("timeouts.ping_interval", "10m")
+        node.set("presence.max_named", MAX_NAMED as i64)
+            .set("presence.grace", "1s")
+            .set("timeouts.ping_interval", "10m")
     })
     .await;
     let nodes = [&scene.first, &scene.second];
@@ -50,8 +52,7 @@ async fn by_thousands() {
     let begun = Instant::now();
     let mut crowd = Crowd::default();
     for (second, users) in names("m", members).chunks(PER_SECOND).enumerate() {
-        let seat = |(index, user)| Seat::new(nodes[index % 2].public(), user, &[CHANNEL]).told();
-        let seats = users.iter().enumerate().map(seat).collect();
+        let seats = Seat::spread(&nodes, users, &[CHANNEL.to_owned()]).into_iter().map(Seat::told).collect();
         let due = begun + Duration::from_secs(second as u64);
         tokio::time::sleep_until(due.into()).await;
         crowd.join(seats).await;
@@ -63,7 +64,8 @@ async fn by_thousands() {
     }
     let counted = begun.elapsed();
     scene.store().wait_for_rows(all as usize, SOON).await;
-    let grown: Vec<_> = resident().iter().zip(node_before).map(|(after, before)| after.saturating_sub(before)).collect();
+    let grown: Vec<_> =
+        resident().iter().zip(node_before).map(|(after, before)| after.saturating_sub(before)).collect();
     let redis = scene.store().memory().await.saturating_sub(redis_before);
 
     // While they can be named, each is; from then on one event in a batch.

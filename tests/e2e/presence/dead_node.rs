@@ -27,10 +27,7 @@ async fn who_was_on_a_killed_node_leaves_once() {
     let scene = Scene::start(|node| node).await;
     let started = Instant::now();
     let (channels, users) = (channels(CHANNELS), names("m", MEMBERS));
-    let seats = |node: &crate::node::Node, users: &[String]| -> Vec<_> {
-        let seat = |(index, user): (usize, &String)| Seat::new(node.public(), user, &channels[index % CHANNELS..][..1]);
-        users.iter().enumerate().map(seat).collect()
-    };
+    let seats = |node, users| Seat::spread(&[node], users, &channels);
     let dying = Crowd::come(seats(&scene.first, &users)).await;
     let staying = Crowd::come(seats(&scene.second, &users[..ELSEWHERE])).await;
     let mut watchers = Vec::new();
@@ -56,7 +53,8 @@ async fn who_was_on_a_killed_node_leaves_once() {
     let told = timeout_at((killed + allowed).into(), after.wait_seen(&watchers, SOON));
     told.await.unwrap_or_else(|_| panic!("not everyone was told within {allowed:?}\n{}", scene.second.process().log()));
     let seen = killed.elapsed();
-    let gone = timeout_at((killed + allowed).into(), after.wait_stored(&scene.store(), SOON));
+    let store = scene.store();
+    let gone = timeout_at((killed + allowed).into(), after.wait_stored(&store, SOON));
     gone.await.unwrap_or_else(|_| panic!("rows were left after {allowed:?}\n{}", scene.second.process().log()));
     assert_eq!(scene.store().rows_of("a").await.len(), 0);
 
@@ -95,10 +93,7 @@ async fn who_was_on_a_frozen_node_leaves_once_and_comes_back_once() {
     let scene = Scene::start(|node| node.set("presence.lease", "2s").set("presence.grace", "1s")).await;
     let started = Instant::now();
     let channels = channels(CHANNELS);
-    let seats = |node: &crate::node::Node, prefix: &str, count: usize| -> Vec<_> {
-        let seat = |(index, user)| Seat::new(node.public(), user, &channels[index % CHANNELS..][..1]);
-        names(prefix, count).into_iter().enumerate().map(seat).collect()
-    };
+    let seats = |node, prefix, count| Seat::spread(&[node], &names(prefix, count), &channels);
     let frozen = Crowd::come(seats(&scene.first, "f", FROZEN)).await;
     let others = Crowd::come(seats(&scene.second, "o", OTHERS)).await;
     let inside = Watcher::watch(&scene.first, "inside", &channels).await;

@@ -18,7 +18,8 @@ const GRACE: &str = "2s";
 async fn only_who_closes_everything_goes() {
     let scene = Scene::start(|node| node.set("presence.grace", GRACE)).await;
     let (a, b) = (&scene.first, &scene.second);
-    let observers = [Watcher::watch(a, "observer-a", &[CHANNEL]).await, Watcher::watch(b, "observer-b", &[CHANNEL]).await];
+    let observers =
+        [Watcher::watch(a, "observer-a", &[CHANNEL]).await, Watcher::watch(b, "observer-b", &[CHANNEL]).await];
     let [see_a, see_b] = &observers;
 
     let watch = async |node, user| Watcher::watch(node, user, &[CHANNEL]).await;

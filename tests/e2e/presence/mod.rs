@@ -1,7 +1,19 @@
 //! Who is here: nodes as processes with one store of presence, clients that keep what they are told, and faults.
 
+mod bad_input;
 mod crowd;
+mod crowded;
+mod dead_node;
+mod failover;
+mod leaves;
+mod own_channel;
+mod rolling;
+mod scene;
+mod signals;
+mod states;
+mod still;
 mod store;
+mod store_faults;
 mod view;
 mod watcher;
 

@@ -60,6 +60,11 @@ impl Truth {
         truth
     }
 
+    /// How many rows it has.
+    pub(super) fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
     /// Members of a channel, with their connections.
     pub(super) fn members(&self, channel: &str) -> BTreeMap<String, u64> {
         self.members.get(channel).cloned().unwrap_or_default()
@@ -76,8 +81,7 @@ impl Truth {
     /// Waits until exactly its rows are in the store.
     pub(super) async fn wait_stored(&self, store: &Store<'_>, within: Duration) {
         wait_without("the store holds the truth", within, async || {
-            let rows: BTreeSet<_> =
-                store.rows().await.into_iter().map(|row| (row.channel, row.connection)).collect();
+            let rows: BTreeSet<_> = store.rows().await.into_iter().map(|row| (row.channel, row.connection)).collect();
             let ghosts = rows.difference(&self.rows).map(|row| format!("a ghost {row:?}"));
             ghosts.chain(self.rows.difference(&rows).map(|row| format!("a missing {row:?}"))).collect()
         })

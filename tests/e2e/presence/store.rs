@@ -52,8 +52,10 @@ impl Store<'_> {
 
     /// Waits until there are exactly so many rows.
     pub(super) async fn wait_for_rows(&self, count: usize, time: Duration) {
-        wait_for(&format!("{count} rows in the store"), time, async || (self.rows().await.len() == count).then_some(()))
-            .await;
+        wait_for(&format!("{count} rows in the store"), time, async || {
+            (self.rows().await.len() == count).then_some(())
+        })
+        .await;
     }
 
     /// All keys of presence.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfare_testkit::wait_for;
+use fanfare_testkit::{wait_for, wait_until};
 use futures_util::{
     SinkExt as _, StreamExt as _,
     stream::{SplitSink, SplitStream},
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpStream, task::JoinHandle};
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 
-use super::{TENANT, view::View};
+use super::view::View;
 use crate::{SOON, client::Received, handshake::Handshake, node::Node, token::sign};
 
 type Sink = Arc<tokio::sync::Mutex<SplitSink<WebSocketStream<TcpStream>, Message>>>;
@@ -148,6 +148,11 @@ impl Watcher {
         let own = &self.user;
         let what = format!("{connections} connections of {user} on {channel}, as {own} knows");
         self.wait(&what, |known| known.connections(channel, user) == connections).await;
+    }
+
+    /// Waits until the node has ended the session.
+    pub(super) async fn wait_end(&self) {
+        wait_until(&format!("the end of {}'s session", self.user), SOON, || self.known().end.is_some()).await;
     }
 
     async fn wait_for<T>(&self, what: &str, time: Duration, mut probe: impl FnMut(&mut Known) -> Option<T>) -> T {
