@@ -212,7 +212,7 @@ impl Shard {
         let connection = state.id(index);
         let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
         let PublishAction { op, channel, body, id } = action;
-        let publish = Publish { tenant, channel, body, id };
+        let publish = Publish { tenant, channel, body, id, ephemeral: false };
         let job = ClientPublish { publish, shard: self.context.inbox.clone(), connection, op };
         if self.context.publishes.try_send(job).is_err() {
             let refusal = ErrorBody::new(ErrorCode::Unavailable, "this node has too many publishes in hand; try again");
