@@ -25,6 +25,10 @@ pub const RECONNECT_DELAY: Duration = Duration::from_millis(500);
 /// How long `close` waits for connections to end.
 pub const CLOSE: Duration = Duration::from_secs(2);
 
+/// Redis link: messages that wait for whoever listens. Where none is taken for [`STALL`], what follows is lost, and told as an
+/// interruption.
+pub const LISTENED: usize = 1_024;
+
 /// Memory adapter: bytes of publications that are retained, all channels together. Beyond it the oldest are dropped, whatever
 /// their namespace's retention says.
 pub const MEMORY_BYTES: usize = 256 * 1024 * 1024;
