@@ -11,6 +11,7 @@ mod body;
 mod error;
 mod event;
 mod history;
+mod lifecycle;
 pub mod limits;
 pub mod memory;
 #[cfg(feature = "nats")]
@@ -36,6 +37,7 @@ use fanfare_protocol::{Channel, Position, Tenant, Topic};
 pub use error::BrokerError;
 pub use event::{BrokerEvent, Events, InterestId, Interruption, LivePosition, Publication, Scope};
 pub use history::{HistoryOptions, HistoryPage, HistoryRange, HistoryRead, Recorded, Retention, Standing, Storage};
+pub use lifecycle::{Lifecycle, LifecycleKind};
 pub use open::open;
 pub use options::{BrokerOptions, check_url, mask_url};
 
@@ -65,6 +67,9 @@ pub struct Publish {
     pub body: Bytes,
     /// The publication's id, for idempotence where the broker keeps history.
     pub id: Option<String>,
+    /// Live only, whatever the namespace keeps: it comes without a position, is in no history, and whoever is away misses
+    /// it. The `id` has no effect.
+    pub ephemeral: bool,
 }
 
 /// What the broker said to a publish.
@@ -88,6 +93,14 @@ pub trait Broker: Send + Sync + 'static {
     /// [`BrokerError::Unavailable`] while there is no connection (nothing was sent), [`BrokerError::Timeout`] where it may or
     /// may not have been sent, [`BrokerError::TooLarge`] for a body over the broker's limit.
     async fn publish(&self, publish: Publish) -> Result<Published, BrokerError>;
+
+    /// Tells services of something that happened to a connection or a channel. `Ok` means on NATS with a stream for these that
+    /// the stream has it for good; elsewhere what it means for a publication without history. Telling the same `id` again
+    /// within the broker's window for duplicates stores nothing new.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish). What was refused will be refused again.
+    async fn tell(&self, lifecycle: Lifecycle) -> Result<(), BrokerError>;
 
     /// Adds interests, many in one round trip. When it returns `Ok`, every publication that the broker takes from now on
     /// will come, whoever publishes it: the broker itself has confirmed the interest. An interest, once added, is kept

@@ -29,6 +29,12 @@ pub const CLOSE: Duration = Duration::from_secs(2);
 /// interruption.
 pub const LISTENED: usize = 1_024;
 
+/// NATS: how long lifecycle events are kept for services that are away.
+pub const LIFECYCLE_AGE: Duration = Duration::from_secs(24 * 3_600);
+
+/// NATS: lifecycle events that are kept for services that are away, of all tenants; the oldest go first.
+pub const LIFECYCLE_EVENTS: u64 = 1_000_000;
+
 /// Memory adapter: bytes of publications that are retained, all channels together. Beyond it the oldest are dropped, whatever
 /// their namespace's retention says.
 pub const MEMORY_BYTES: usize = 256 * 1024 * 1024;
@@ -36,6 +42,9 @@ pub const MEMORY_BYTES: usize = 256 * 1024 * 1024;
 /// Memory adapter: channels whose numbering is remembered. Beyond it the idlest are forgotten; a client that comes back to
 /// one of them is told that it may have missed something.
 pub const MEMORY_CHANNELS: usize = 100_000;
+
+/// Memory adapter: lifecycle events that are kept for whoever asks. Beyond it the oldest are forgotten.
+pub const MEMORY_TOLD: usize = 4_096;
 
 /// Memory adapter: ids of publications that are remembered for the dedupe window. Beyond it the oldest are forgotten.
 pub const MEMORY_IDS: usize = 200_000;

@@ -8,6 +8,7 @@ mod retained;
 mod ring;
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
@@ -25,8 +26,8 @@ use self::{
     retained::{Appended, Bounds, Retained},
 };
 use crate::{
-    Broker, BrokerError, Events, HistoryOptions, HistoryPage, HistoryRead, Interest, InterestId, LivePosition,
-    Publication, Publish, Published, Standing, outlet::Outlet,
+    Broker, BrokerError, Events, HistoryOptions, HistoryPage, HistoryRead, Interest, InterestId, Lifecycle,
+    LivePosition, Publication, Publish, Published, Standing, limits, outlet::Outlet,
 };
 
 /// A broker inside the process. Clones are the same broker; nodes [`attach`](Self::attach) to it.
@@ -53,6 +54,8 @@ struct Shared {
     history_reads: AtomicU64,
     /// In nanoseconds.
     read_delay: AtomicU64,
+    /// What nodes have told, the newest [`limits::MEMORY_TOLD`].
+    told: Mutex<VecDeque<Lifecycle>>,
 }
 
 impl Memory {
@@ -71,6 +74,7 @@ impl Memory {
             nodes: Mutex::default(),
             history_reads: AtomicU64::new(0),
             read_delay: AtomicU64::new(0),
+            told: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -82,6 +86,11 @@ impl Memory {
         let node = Arc::new(Node::new(nodes.len() as u64, outlet));
         nodes.push(Arc::downgrade(&node));
         (Arc::new(MemoryBroker { shared: Arc::clone(&self.shared), node }), events)
+    }
+
+    /// What nodes have told services, each id once: the newest [`limits::MEMORY_TOLD`], oldest first.
+    pub fn told(&self) -> Vec<Lifecycle> {
+        self.shared.told.lock().expect(UNPOISONED).iter().cloned().collect()
     }
 
     /// How many interests all nodes hold together.
@@ -109,7 +118,8 @@ impl Broker for MemoryBroker {
     /// the call is dropped before it returns, it was published to all or to none.
     async fn publish(&self, publish: Publish) -> Result<Published, BrokerError> {
         self.check_connected()?;
-        let channel = Arc::new((publish.tenant, publish.channel));
+        let Publish { tenant, channel, body, id, ephemeral } = publish;
+        let channel = Arc::new((tenant, channel));
         loop {
             // Every publisher locks them in the same order, that of their numbers.
             let nodes = self.shared.index.read().expect(UNPOISONED).nodes(&channel.0, &channel.1);
@@ -117,10 +127,25 @@ impl Broker for MemoryBroker {
             for node in nodes.values() {
                 ready.extend(node.ready().await);
             }
-            if let Some(published) = self.shared.commit(&channel, publish.id.as_deref(), &publish.body, ready) {
+            let kept = (!ephemeral).then_some(id.as_deref());
+            if let Some(published) = self.shared.commit(&channel, kept, &body, ready) {
                 return Ok(published);
             }
         }
+    }
+
+    /// Services do not hear of it: they are not in this process. It is kept for [`Memory::told`].
+    async fn tell(&self, lifecycle: Lifecycle) -> Result<(), BrokerError> {
+        self.check_connected()?;
+        let mut told = self.shared.told.lock().expect(UNPOISONED);
+        if told.iter().any(|earlier| earlier.id == lifecycle.id) {
+            return Ok(());
+        }
+        if told.len() == limits::MEMORY_TOLD {
+            told.pop_front();
+        }
+        told.push_back(lifecycle);
+        Ok(())
     }
 
     async fn add_interests(&self, interests: &[Interest]) -> Result<(), BrokerError> {
@@ -191,11 +216,12 @@ impl MemoryBroker {
 
 impl Shared {
     /// Publishes to nodes that are ready, all at once: no interest is added and nothing else is published on the channel in
-    /// between. `None` where one is missing, because it has become interested since.
+    /// between. `None` where one is missing, because it has become interested since. `kept` is whether the history takes it,
+    /// by which id.
     fn commit(
         &self,
         channel: &Arc<(Tenant, Channel)>,
-        id: Option<&str>,
+        kept: Option<Option<&str>>,
         bytes: &bytes::Bytes,
         ready: Vec<Ready<'_>>,
     ) -> Option<Published> {
@@ -206,7 +232,7 @@ impl Shared {
             return None;
         }
         let body = Body::new(bytes.clone());
-        let (position, timestamp) = match self.append(channel, id, &body) {
+        let (position, timestamp) = match kept.and_then(|id| self.append(channel, id, &body)) {
             None => (None, None),
             Some((Appended::New(position), timestamp)) => (Some(position), Some(timestamp)),
             Some((Appended::Known(position), _)) => return Some(Published { position: Some(position) }),

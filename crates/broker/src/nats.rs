@@ -16,13 +16,19 @@
 //!
 //! A namespace with history has a stream. What is published there comes to nodes as the stream republishes it on
 //! `{prefix}.live.…`, with its sequence, which is its offset; so there is no consumer per channel. The epoch stands for the
-//! stream's name and when it was created. Sequences are the stream's, shared by all its channels: what it takes to prove
+//! stream's name and when it was created. What is to be live only goes past the stream, on `{prefix}.sig.…`, to which nodes listen
+//! where the namespace has signals. Sequences are the stream's, shared by all its channels: what it takes to prove
 //! that nothing is missing is in `reading`.
 //!
 //! Of what can go wrong the hub hears by one of these: a publication's `previous` is not what came before (a hole); an
 //! interruption; [`Resumed`](crate::BrokerEvent::Resumed) of an interest without an interruption before it, when its
 //! stream's leader was elected, since the former one may have taken a publication and not republished it; an interruption
 //! `new_epoch` of an interest whose stream was made anew.
+//!
+//! # Lifecycle events
+//!
+//! Where there is JetStream they have a stream of their own, which acknowledges each; else they are published to whoever
+//! listens, until one is found.
 //!
 //! A node needs permission to subscribe to `{prefix}.pub.>` and to publish and subscribe to `{prefix}.ctl.>`; with history
 //! also to what docs/subjects.md lists.
@@ -44,12 +50,14 @@ mod stream_config;
 mod walk;
 
 use std::{
+    collections::HashSet,
     sync::{Arc, RwLock, atomic::Ordering},
     time::Duration,
 };
 
 use async_nats::{Client, HeaderMap, HeaderValue, PublishErrorKind, connection::State};
 use async_trait::async_trait;
+use bytes::Bytes;
 use fanfare_protocol::{Channel, NatsSubjects, Tenant};
 use tokio::{
     sync::{Mutex, mpsc},
@@ -61,13 +69,15 @@ pub use connect::connect;
 
 use self::{
     echo::Echo,
-    inflow::{Inflow, Recorded},
+    inflow::{Inflow, Recorded, Way},
     link::Link,
     reader::Command,
     requests::{Caller, Requests},
     stream::Streams,
 };
-use crate::{Broker, BrokerError, HistoryPage, HistoryRead, Interest, InterestId, Publish, Published, Standing};
+use crate::{
+    Broker, BrokerError, HistoryPage, HistoryRead, Interest, InterestId, Lifecycle, Publish, Published, Standing,
+};
 
 const NAME: &str = "nats";
 
@@ -81,8 +91,10 @@ struct Nats {
     subjects: NatsSubjects,
     link: Arc<Link>,
     echo: Arc<Echo>,
-    /// Where a namespace keeps history.
-    history: Option<History>,
+    /// Where a namespace keeps history, or lifecycle events are told.
+    jetstream: Option<JetStream>,
+    /// Namespaces in which something may be published past the history.
+    signals: HashSet<Box<str>>,
     /// The number that the library gave the last subscription. It counts them, and tells of slow consumers by it.
     last_sid: Mutex<u64>,
     commands: mpsc::Sender<Command>,
@@ -91,9 +103,9 @@ struct Nats {
     tasks: TaskTracker,
 }
 
-/// What history needs.
+/// What history needs, and telling.
 #[derive(Debug)]
-struct History {
+struct JetStream {
     streams: Arc<Streams>,
     requests: Arc<Requests>,
 }
@@ -106,43 +118,35 @@ impl Broker for Nats {
 
     async fn publish(&self, publish: Publish) -> Result<Published, BrokerError> {
         let client = self.connected()?;
-        if let Some(history) = &self.history
-            && let Some(stream) = history.streams.of_channel(&publish.channel)
+        let stream = self.jetstream.as_ref().and_then(|jetstream| jetstream.streams.of_channel(&publish.channel));
+        if let (Some(jetstream), Some(stream)) = (&self.jetstream, stream)
+            && !publish.ephemeral
         {
-            let caller = self.caller(history, client);
+            let caller = self.caller(jetstream, client);
             let subject = self.subjects.publish(&publish.tenant, &publish.channel);
             return recording::record(&caller, stream, subject, headers(&publish)?, publish.body).await;
         }
-        let connects = client.statistics().connects.load(Ordering::Relaxed);
-        let subject = self.subjects.publish(&publish.tenant, &publish.channel);
-        let headers = headers(&publish)?;
-        let bytes = publish.body.len();
-        let sending = async {
-            match headers {
-                Some(headers) => client.publish_with_headers(subject, headers, publish.body).await,
-                None => client.publish(subject, publish.body).await,
-            }
-            .map_err(|error| match error.kind() {
-                PublishErrorKind::MaxPayloadExceeded => {
-                    BrokerError::TooLarge { broker: NAME, bytes, limit: client.max_payload() }
-                }
-                _ => BrokerError::Refused { broker: NAME, reason: error.to_string() },
-            })?;
-            client.flush().await.map_err(|_| BrokerError::Unavailable { broker: NAME })
+        let Publish { tenant, channel, .. } = &publish;
+        let (subject, headers) = match stream {
+            // The id is the stream's business.
+            Some(_) => (self.subjects.signal(tenant, channel), None),
+            None => (self.subjects.publish(tenant, channel), headers(&publish)?),
         };
-        let began = Instant::now();
-        let unknown = || BrokerError::Timeout { broker: NAME, waited: began.elapsed() };
-        tokio::select! {
-            biased;
-            sent = timeout(self.request_timeout, sending) => sent.map_err(|_| unknown())??,
-            () = self.link.lost() => return Err(unknown()),
+        self.send(&client, subject, headers, publish.body).await?;
+        Ok(Published::default())
+    }
+
+    async fn tell(&self, lifecycle: Lifecycle) -> Result<(), BrokerError> {
+        let client = self.connected()?;
+        let subject = self.subjects.event(&lifecycle.tenant, lifecycle.kind.as_str());
+        let headers = message_id(lifecycle.id)?;
+        if let Some(jetstream) = &self.jetstream
+            && let Some(stream) = jetstream.streams.present_events()
+        {
+            let caller = self.caller(jetstream, client);
+            return recording::record(&caller, stream, subject, Some(headers), lifecycle.body).await.map(drop);
         }
-        // A flush after a reconnect says nothing about what was written before it.
-        if client.statistics().connects.load(Ordering::Relaxed) == connects {
-            Ok(Published::default())
-        } else {
-            Err(unknown())
-        }
+        self.send(&client, subject, Some(headers), lifecycle.body).await
     }
 
     async fn add_interests(&self, interests: &[Interest]) -> Result<(), BrokerError> {
@@ -172,14 +176,14 @@ impl Broker for Nats {
     }
 
     async fn history(&self, read: HistoryRead) -> Result<HistoryPage, BrokerError> {
-        let (history, caller) = self.history_of(&read.channel)?;
-        reading::history(&caller, &self.subjects, &history.streams, &read).await
+        let (jetstream, caller) = self.history_of(&read.channel)?;
+        reading::history(&caller, &self.subjects, &jetstream.streams, &read).await
     }
 
     async fn positions(&self, channels: &[(Tenant, Channel)]) -> Result<Vec<Standing>, BrokerError> {
         let Some((_, first)) = channels.first() else { return Ok(Vec::new()) };
-        let (history, caller) = self.history_of(first)?;
-        reading::positions(&caller, &self.subjects, &history.streams, channels).await
+        let (jetstream, caller) = self.history_of(first)?;
+        reading::positions(&caller, &self.subjects, &jetstream.streams, channels).await
     }
 
     async fn close(&self) {
@@ -191,15 +195,13 @@ impl Broker for Nats {
 }
 
 impl Nats {
-    fn history_of(&self, channel: &Channel) -> Result<(&History, Caller), BrokerError> {
-        let namespace = || channel.namespace().to_owned();
-        let history =
-            self.history.as_ref().ok_or_else(|| BrokerError::NoHistory { broker: NAME, namespace: namespace() })?;
-        Ok((history, self.caller(history, self.connected()?)))
+    fn history_of(&self, channel: &Channel) -> Result<(&JetStream, Caller), BrokerError> {
+        let jetstream = self.jetstream.as_ref().ok_or_else(|| BrokerError::no_history(NAME, channel))?;
+        Ok((jetstream, self.caller(jetstream, self.connected()?)))
     }
 
-    fn caller(&self, history: &History, client: Arc<Client>) -> Caller {
-        Caller::new(client, Arc::clone(&history.requests), self.request_timeout)
+    fn caller(&self, jetstream: &JetStream, client: Arc<Client>) -> Caller {
+        Caller::new(client, Arc::clone(&jetstream.requests), self.request_timeout)
     }
 
     fn connected(&self) -> Result<Arc<Client>, BrokerError> {
@@ -209,6 +211,40 @@ impl Nats {
             .ok_or(BrokerError::Unavailable { broker: NAME })
     }
 
+    /// Publishes past all streams; `Ok` says that it was written to a server that is connected.
+    async fn send(
+        &self,
+        client: &Client,
+        subject: String,
+        headers: Option<HeaderMap>,
+        body: Bytes,
+    ) -> Result<(), BrokerError> {
+        let connects = client.statistics().connects.load(Ordering::Relaxed);
+        let bytes = body.len();
+        let sending = async {
+            match headers {
+                Some(headers) => client.publish_with_headers(subject, headers, body).await,
+                None => client.publish(subject, body).await,
+            }
+            .map_err(|error| match error.kind() {
+                PublishErrorKind::MaxPayloadExceeded => {
+                    BrokerError::TooLarge { broker: NAME, bytes, limit: client.max_payload() }
+                }
+                _ => BrokerError::Refused { broker: NAME, reason: error.to_string() },
+            })?;
+            client.flush().await.map_err(|_| BrokerError::Unavailable { broker: NAME })
+        };
+        let began = Instant::now();
+        let unknown = || BrokerError::Timeout { broker: NAME, waited: began.elapsed() };
+        tokio::select! {
+            biased;
+            sent = timeout(self.request_timeout, sending) => sent.map_err(|_| unknown())??,
+            () = self.link.lost() => return Err(unknown()),
+        }
+        // A flush after a reconnect says nothing about what was written before it.
+        if client.statistics().connects.load(Ordering::Relaxed) == connects { Ok(()) } else { Err(unknown()) }
+    }
+
     /// Subscribes and waits until the server has confirmed all with one echo.
     async fn subscribe(
         &self,
@@ -216,34 +252,38 @@ impl Nats {
         interests: &[Interest],
         flows: &mut Vec<Inflow>,
     ) -> Result<(), BrokerError> {
-        let streams = self.history.as_ref().map(|history| &history.streams);
-        let mut wanted: Vec<_> = interests
-            .iter()
-            .map(|interest| {
-                let stream = streams.and_then(|streams| streams.of_topic(&interest.topic));
-                let recorded = stream.map(|stream| Recorded::new(Arc::clone(stream)));
-                (interest, inflow::subject(&self.subjects, interest, recorded.is_some()), recorded)
-            })
-            .collect();
+        let streams = self.jetstream.as_ref().map(|jetstream| &jetstream.streams);
+        let ways = |interest: &Interest| match streams.and_then(|streams| streams.of_topic(&interest.topic)) {
+            None => [Some(Way::Published), None],
+            Some(stream) => {
+                let signals = self.signals.contains(interest.topic.namespace()).then_some(Way::Signals);
+                [Some(Way::Recorded(Recorded::new(Arc::clone(stream)))), signals]
+            }
+        };
+        let wanted =
+            interests.iter().flat_map(|interest| ways(interest).into_iter().flatten().map(move |way| (interest, way)));
+        let mut subjects = Vec::with_capacity(interests.len());
         {
             let mut last_sid = self.last_sid.lock().await;
-            for (interest, subject, recorded) in &mut wanted {
-                self.link.forget_refusal(subject);
+            for (interest, way) in wanted {
+                let subject = way.subject(&self.subjects, interest);
+                self.link.forget_refusal(&subject);
                 // Before the call, which takes the number even where it is given up while it waits.
                 *last_sid += 1;
                 let subscriber = client
                     .subscribe(subject.clone())
                     .await
                     .map_err(|error| BrokerError::Refused { broker: NAME, reason: error.to_string() })?;
-                flows.push(Inflow::new((*interest).clone(), *last_sid, subscriber, recorded.take()));
+                flows.push(Inflow::new(interest.clone(), *last_sid, subscriber, way));
+                subjects.push(subject);
             }
         }
         let mut echo = self.echo.token();
         echo.sending().send(client).await;
         echo.wait().await;
-        match wanted.into_iter().find(|(_, subject, _)| self.link.is_refused(subject)) {
+        match subjects.into_iter().find(|subject| self.link.is_refused(subject)) {
             None => Ok(()),
-            Some((_, subject, _)) => {
+            Some(subject) => {
                 Err(BrokerError::Refused { broker: NAME, reason: format!("no permission to subscribe to {subject:?}") })
             }
         }
@@ -262,10 +302,14 @@ const UNPOISONED: &str = "the client's lock is never poisoned";
 /// `Nats-Msg-Id`, by which a stream drops what it has already. The window is per stream, so the channel belongs in it.
 fn headers(publish: &Publish) -> Result<Option<HeaderMap>, BrokerError> {
     let Some(id) = &publish.id else { return Ok(None) };
-    let value: HeaderValue = format!("{}/{}/{id}", publish.tenant, publish.channel)
+    message_id(format!("{}/{}/{id}", publish.tenant, publish.channel)).map(Some)
+}
+
+fn message_id(id: String) -> Result<HeaderMap, BrokerError> {
+    let value: HeaderValue = id
         .parse()
         .map_err(|_| BrokerError::Refused { broker: NAME, reason: format!("the id {id:?} holds a line break") })?;
     let mut headers = HeaderMap::new();
     headers.insert(async_nats::header::NATS_MESSAGE_ID, value);
-    Ok(Some(headers))
+    Ok(headers)
 }

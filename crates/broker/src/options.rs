@@ -1,6 +1,6 @@
 //! What an adapter is opened with.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{collections::HashSet, fmt, path::PathBuf, time::Duration};
 
 use crate::{BrokerError, HistoryOptions, address::Address};
 
@@ -41,6 +41,11 @@ pub struct BrokerOptions {
     pub broadcast_capacity: usize,
     /// Which namespaces keep history, and how.
     pub history: HistoryOptions,
+    /// NATS: namespaces with signals, which are published live only. Where such a one keeps history, they come on a subject of
+    /// their own, which interests in it need a second subscription for.
+    pub signals: HashSet<Box<str>>,
+    /// NATS: this connection [tells](crate::Broker::tell) services what happens, by a stream where there is JetStream.
+    pub tells: bool,
     /// The name by which the broker's own tools show this connection.
     pub client_name: Option<String>,
 }
@@ -63,6 +68,8 @@ impl Default for BrokerOptions {
             subscription_capacity: 65_536,
             broadcast_capacity: 16_384,
             history: HistoryOptions::default(),
+            signals: HashSet::new(),
+            tells: false,
             client_name: None,
         }
     }
@@ -95,6 +102,8 @@ impl fmt::Debug for BrokerOptions {
             .field("subscription_capacity", &self.subscription_capacity)
             .field("broadcast_capacity", &self.broadcast_capacity)
             .field("history", &self.history)
+            .field("signals", &self.signals)
+            .field("tells", &self.tells)
             .field("client_name", &self.client_name)
             .finish()
     }

@@ -34,6 +34,7 @@ mod table;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use fanfare_protocol::{Channel, RedisChannels, Tenant};
 use fred::{interfaces::PubsubInterface as _, types::Value};
 use tokio::sync::watch;
@@ -46,7 +47,9 @@ use self::{
     session::{Session, answer},
     subscriber::{Subscriptions, UNPOISONED},
 };
-use crate::{Broker, BrokerError, HistoryPage, HistoryRead, Interest, InterestId, Publish, Published, Standing};
+use crate::{
+    Broker, BrokerError, HistoryPage, HistoryRead, Interest, InterestId, Lifecycle, Publish, Published, Standing,
+};
 
 /// The function library `fanfare_v1`, which keeps history; ready for `FUNCTION LOAD REPLACE`. Nodes load it themselves where
 /// they may.
@@ -81,14 +84,20 @@ impl Broker for Redis {
             return Err(BrokerError::TooLarge { broker: NAME, bytes, limit: MAX_BODY_BYTES });
         }
         let session = alive(&self.publisher.borrow())?;
-        if let Some(retention) = self.recorder.options.retention(&publish.channel) {
+        if !publish.ephemeral
+            && let Some(retention) = self.recorder.options.retention(&publish.channel)
+        {
             let position = self.recorder.publish(&session, &publish, retention).await?;
             return Ok(Published { position: Some(position) });
         }
-        let name = self.names.publish(&publish.tenant, &publish.channel);
-        let call = session.client.publish::<Value, _, _>(name, Value::Bytes(publish.body));
-        answer(&session, self.request_timeout, call).await?;
+        self.send(&session, self.names.publish(&publish.tenant, &publish.channel), publish.body).await?;
         Ok(Published::default())
+    }
+
+    async fn tell(&self, lifecycle: Lifecycle) -> Result<(), BrokerError> {
+        let session = alive(&self.publisher.borrow())?;
+        let name = self.names.event(&lifecycle.tenant, lifecycle.kind.as_str());
+        self.send(&session, name, lifecycle.body).await
     }
 
     async fn add_interests(&self, interests: &[Interest]) -> Result<(), BrokerError> {
@@ -152,6 +161,12 @@ impl Drop for Redis {
 }
 
 impl Redis {
+    /// A plain PUBLISH.
+    async fn send(&self, session: &Session, name: String, body: Bytes) -> Result<(), BrokerError> {
+        let call = session.client.publish::<Value, _, _>(name, Value::Bytes(body));
+        answer(session, self.request_timeout, call).await.map(drop)
+    }
+
     /// Ends what nobody wants any more. Has to be called with `changes` held.
     async fn end_leftover(&self, session: &Session) {
         let unwanted = std::mem::take(&mut *self.subscriptions.leftover.lock().expect(UNPOISONED));

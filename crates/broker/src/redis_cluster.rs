@@ -43,7 +43,7 @@ use self::{
     connection::command, masters::Masters, recorder::Recorder, subscriber::Request, table::Wanted, topology::slot_of,
 };
 use crate::{
-    Broker, BrokerError, HistoryPage, HistoryRead, Interest, InterestId, Publish, Published, Standing,
+    Broker, BrokerError, HistoryPage, HistoryRead, Interest, InterestId, Lifecycle, Publish, Published, Standing,
     redis::MAX_BODY_BYTES,
 };
 
@@ -72,15 +72,18 @@ impl Broker for RedisCluster {
         if bytes > MAX_BODY_BYTES {
             return Err(BrokerError::TooLarge { broker: NAME, bytes, limit: MAX_BODY_BYTES });
         }
-        if let Some(retention) = self.recorder.options.retention(&publish.channel) {
+        if !publish.ephemeral
+            && let Some(retention) = self.recorder.options.retention(&publish.channel)
+        {
             let position = self.recorder.publish(&self.masters, &publish, retention).await?;
             return Ok(Published { position: Some(position) });
         }
-        let name = self.names.publish(&publish.tenant, &publish.channel);
-        let command = command(&[&b"SPUBLISH"[..], name.as_bytes(), &publish.body]);
-        self.masters.handed_over().await;
-        self.masters.call(slot_of(&name), command).await?;
+        self.send(&self.names.publish(&publish.tenant, &publish.channel), &publish.body).await?;
         Ok(Published::default())
+    }
+
+    async fn tell(&self, lifecycle: Lifecycle) -> Result<(), BrokerError> {
+        self.send(&self.names.event(&lifecycle.tenant, lifecycle.kind.as_str()), &lifecycle.body).await
     }
 
     async fn add_interests(&self, interests: &[Interest]) -> Result<(), BrokerError> {
@@ -124,6 +127,13 @@ impl Drop for RedisCluster {
 }
 
 impl RedisCluster {
+    /// A plain SPUBLISH.
+    async fn send(&self, name: &str, body: &[u8]) -> Result<(), BrokerError> {
+        let command = command(&[&b"SPUBLISH"[..], name.as_bytes(), body]);
+        self.masters.handed_over().await;
+        self.masters.call(slot_of(name), command).await.map(drop)
+    }
+
     /// The names that an interest needs.
     fn wanted(&self, interest: &Interest) -> Result<Wanted, BrokerError> {
         match &interest.topic {

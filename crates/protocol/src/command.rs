@@ -2,7 +2,10 @@
 
 use serde_json::value::RawValue;
 
-use crate::{Asked, ErrorCode, HistoryRange, limits};
+use crate::{
+    Asked, ErrorCode, HistoryRange, limits,
+    presence::{PresenceCommand, SetPresenceCommand, SignalCommand},
+};
 
 /// One object of a client's frame.
 #[derive(Debug)]
@@ -56,8 +59,17 @@ pub enum CommandKind {
         /// The new token.
         token: String,
     },
+    /// Ask who is on a channel.
+    Presence(Box<PresenceCommand>),
+    /// Say what the client is doing.
+    SetPresence(Box<SetPresenceCommand>),
+    /// Tell the others on a channel something that is soon over.
+    Signal(Box<SignalCommand>),
     /// Ask for a sign of life.
-    Ping,
+    Ping {
+        /// Whether the person at the client is active.
+        active: bool,
+    },
 }
 
 /// An event that a client publishes.

@@ -1,11 +1,12 @@
 //! The JSON dialect: reading a client's frame, writing a node's.
 
 mod channels;
+mod presence;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{ClientMessage, Command, CommandKind, DecodeError, ErrorBody, PublishCommand, ServerMessage, limits};
+use crate::{ClientMessage, Command, CommandKind, DecodeError, ErrorBody, PublishCommand, Push, ServerMessage, limits};
 
 /// The command types that a client may send, for error texts.
 const TYPES: &str = "connect, subscribe, unsubscribe, publish, history, refresh, ping, pong";
@@ -32,6 +33,7 @@ pub fn write_message(message: &ServerMessage, out: &mut Vec<u8>) {
             write(out, &ReplyWire { id: *id, r#type: "reply", result });
         }
         ServerMessage::Reply { id, outcome: Err(error) } => write(out, &ErrorWire { id: *id, r#type: "error", error }),
+        ServerMessage::Push(Push::PresenceSnapshot(snapshot)) => presence::write_snapshot(out, snapshot),
         ServerMessage::Push(push) => write(out, push),
     }
 }
@@ -187,7 +189,7 @@ fn decode_kind(name: &str, text: &str) -> Result<CommandKind, String> {
             }))
         }),
         "refresh" => fields(name, text).map(|RefreshFields { token }| CommandKind::Refresh { token }),
-        "ping" => Ok(CommandKind::Ping),
+        "ping" => Ok(CommandKind::Ping { active: false }),
         _ => Err(format!("type {:?} is not known; allowed are {TYPES}", quoted(name))),
     }
 }

@@ -13,6 +13,7 @@ pub mod limits;
 pub mod msgpack;
 mod pattern;
 mod position;
+mod presence;
 mod recorded;
 mod server;
 mod start;
@@ -26,12 +27,13 @@ pub use delivery::Delivery;
 pub use envelope::{Body, Data, Envelope, EnvelopeError, EnvelopeHeaders};
 pub use pattern::{Pattern, Topic};
 pub use position::{Epoch, EpochError, Position};
+pub use presence::{Info, MemberJson, PresenceCommand, PresenceReply, SetPresenceCommand, SignalCommand, Watch};
 pub use recorded::RecordedJson;
 pub use server::{
     Connected, ErrorBody, HistoryReply, Missed, Push, Reply, ServerMessage, Subscribed, SubscriptionOutcome,
 };
 pub use start::{Asked, HistoryRange, Start};
-pub use subject::{NatsSubjects, RedisChannels, SubjectError};
+pub use subject::{EVENTS_NAMESPACE, NatsSubjects, RedisChannels, SubjectError};
 pub use tenant::Tenant;
 
 /// The version of the native protocol that the reply to `connect` names.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{ErrorCode, Position, RecordedJson};
+use crate::{ErrorCode, Position, PresenceReply, RecordedJson};
 
 /// One frame of a node other than a publication (see [`Delivery`](crate::Delivery)).
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +41,8 @@ pub enum Reply {
     },
     /// A part of a channel's history.
     History(HistoryReply),
+    /// Who is on a channel.
+    Presence(PresenceReply),
     /// The token was replaced.
     Refreshed {
         /// Milliseconds until the new token expires; absent where it does not.
@@ -141,7 +143,7 @@ impl ErrorBody {
     }
 }
 
-/// What the node says unasked: `{"event":"system:…","data":{…}}`.
+/// What the node says unasked: `{"event":"system:…","data":{…}}`. Written by `write_message` of either dialect.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "event", content = "data")]
 pub enum Push {
@@ -186,6 +188,9 @@ pub enum Push {
         /// Milliseconds to wait before reconnecting.
         reconnect_after_ms: u64,
     },
+    /// Who is on a channel, behind the answer to a subscription that asked for it. Its channel stands beside its data.
+    #[serde(rename = "presence:snapshot")]
+    PresenceSnapshot(PresenceReply),
     /// Something that cannot be answered by id went wrong.
     #[serde(rename = "system:error")]
     Error {

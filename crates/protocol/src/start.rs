@@ -1,6 +1,6 @@
 //! Where a subscription begins, and which part of the past is asked for.
 
-use crate::Position;
+use crate::{Position, Watch};
 
 /// Which publications a new subscription begins with, before those that come. Nothing by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Asked {
     pub name: String,
     /// Which publications the subscription begins with.
     pub start: Start,
+    /// Whether it wants to be told who is there.
+    pub watch: Watch,
 }
 
 /// A part of a channel's history.

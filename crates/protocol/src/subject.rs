@@ -6,7 +6,10 @@
 //! | pattern `project:*` | `rt.pub.acme.project.*` | `rt:pub:acme:project:*` (crosses `:`, so the node filters) |
 //! | pattern `project:**` | `rt.pub.acme.project.>` | `rt:pub:acme:project:*` |
 //!
-//! On NATS a namespace with history has a stream, which republishes the same below `rt.live.`; nodes listen there.
+//! On NATS a namespace with history has a stream, which republishes the same below `rt.live.`; nodes listen there. What is
+//! to be live only in such a namespace goes past the stream, below `rt.sig.`.
+//!
+//! What happens to connections and channels is told on `rt.event.{tenant}.{kind}`, on Redis `rt:event:{tenant}:{kind}`.
 //!
 //! Redis has the channels with history a second time, as `rt:live:{acme:project:clx123}`, and their keys beside it. What stands
 //! between the braces decides in a cluster which node has them.
@@ -48,6 +51,10 @@ pub struct NatsSubjects {
     names: Names<'.'>,
     /// The same below `rt.live.`, where streams republish what they have taken.
     live: Names<'.'>,
+    /// The same below `rt.sig.`, which no stream takes.
+    signals: Names<'.'>,
+    /// `rt.event.`
+    event: String,
     /// `RT_`
     stream: String,
 }
@@ -61,6 +68,9 @@ pub struct RedisChannels {
     live: String,
 }
 
+/// The stream of lifecycle events is called as that of a namespace of this name would be.
+pub const EVENTS_NAMESPACE: &str = "EVENTS";
+
 impl NatsSubjects {
     /// Subjects below `prefix` (`rt` unless configured), which is one segment.
     ///
@@ -70,6 +80,8 @@ impl NatsSubjects {
         Ok(Self {
             names: Names::new(prefix)?,
             live: Names { publish: format!("{prefix}.live.") },
+            signals: Names { publish: format!("{prefix}.sig.") },
+            event: format!("{prefix}.event."),
             stream: format!("{}_", prefix.to_ascii_uppercase()),
         })
     }
@@ -89,12 +101,45 @@ impl NatsSubjects {
         Self::wildcard(self.live.publish(tenant, topic.as_str()))
     }
 
+    /// Where something is published that is live only, though the channel has history.
+    pub fn signal(&self, tenant: &Tenant, channel: &Channel) -> String {
+        self.signals.publish(tenant, channel.as_str())
+    }
+
+    /// The subject to subscribe to for what is live only of a topic with history.
+    pub fn signal_interest(&self, tenant: &Tenant, topic: &Topic) -> String {
+        Self::wildcard(self.signals.publish(tenant, topic.as_str()))
+    }
+
+    /// `rt.event.{tenant}.{kind}`
+    pub fn event(&self, tenant: &Tenant, kind: &str) -> String {
+        format!("{}{tenant}.{kind}", self.event)
+    }
+
+    /// All of those.
+    pub fn events(&self) -> String {
+        format!("{}>", self.event)
+    }
+
+    /// The stream that keeps them: `RT_EVENTS`.
+    pub fn events_stream(&self) -> String {
+        self.stream(EVENTS_NAMESPACE)
+    }
+
     /// Tenant and channel of a subject, the inverse of [`publish`](Self::publish).
     ///
     /// # Errors
     /// [`SubjectError`] where the subject is no channel's.
     pub fn parse_publish(&self, subject: &str) -> Result<(Tenant, Channel), SubjectError> {
         self.names.parse_publish(subject)
+    }
+
+    /// The same of the subject of something that is live only, the inverse of [`signal`](Self::signal).
+    ///
+    /// # Errors
+    /// [`SubjectError`] where the subject is no channel's.
+    pub fn parse_signal(&self, subject: &str) -> Result<(Tenant, Channel), SubjectError> {
+        self.signals.parse_publish(subject)
     }
 
     /// Tenant and channel of a subject that a stream republishes on.
@@ -156,6 +201,11 @@ impl RedisChannels {
     /// [`SubjectError`] where the name is no channel's.
     pub fn parse_publish(&self, name: &str) -> Result<(Tenant, Channel), SubjectError> {
         self.published.parse_publish(name)
+    }
+
+    /// `rt:event:{tenant}:{kind}`
+    pub fn event(&self, tenant: &Tenant, kind: &str) -> String {
+        format!("{}:event:{tenant}:{kind}", self.prefix)
     }
 
     /// Where a channel with history is live: `rt:live:{acme:project:x}`, with these very braces, which put it into the slot

@@ -4,10 +4,11 @@ use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 use fanfare_protocol::{
-    Channel, CloseCode, ErrorBody, HistoryRange, HistoryReply, Position, RecordedJson, ServerMessage, Start, Topic,
+    Channel, CloseCode, ErrorBody, HistoryRange, HistoryReply, Info, Position, PresenceReply, RecordedJson,
+    ServerMessage, Start, Topic,
 };
 
-use crate::Grant;
+use crate::{Grant, PresenceWord};
 
 /// Names an action that has a completion. Unique within a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +49,15 @@ pub enum Action {
         /// The channel or pattern.
         topic: Topic,
     },
+    /// The session is a member of a channel to which it was just told to be subscribed, until the edge carries out its
+    /// [`Unsubscribe`](Self::Unsubscribe) or ends the session. Given again where only `watch` is new.
+    Join(Box<JoinAction>),
+    /// A member is doing something else, or says something else of itself. No completion.
+    Present(Box<PresentAction>),
+    /// Ask who is on a channel; answer with [`Completion::Presence`]. The session has checked that it may.
+    Presence(Box<PresenceAction>),
+    /// Publish live only, never into the history. No completion.
+    Signal(Box<SignalAction>),
     /// Publish at the broker; answer with [`Completion::Published`].
     Publish(PublishAction),
     /// Send to the client.
@@ -76,6 +86,10 @@ impl fmt::Debug for Action {
                 history.field("op", op).field("channel", channel).field("range", range).field("limit", limit).finish()
             }
             Self::Unsubscribe { topic } => f.debug_struct("Unsubscribe").field("topic", topic).finish(),
+            Self::Join(join) => f.debug_tuple("Join").field(join).finish(),
+            Self::Present(present) => f.debug_tuple("Present").field(present).finish(),
+            Self::Presence(presence) => f.debug_tuple("Presence").field(presence).finish(),
+            Self::Signal(signal) => f.debug_tuple("Signal").field(signal).finish(),
             Self::Publish(publish) => f.debug_tuple("Publish").field(publish).finish(),
             Self::Send(message) => f.debug_tuple("Send").field(message).finish(),
             Self::Ping => f.write_str("Ping"),
@@ -99,6 +113,68 @@ pub struct PublishAction {
     pub id: Option<String>,
 }
 
+/// Who of those who watch a channel a session belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Watching {
+    /// It is told nothing.
+    #[default]
+    Nobody,
+    /// It is told names, and counts alone where there are too many.
+    Auto,
+    /// It is told names, however many.
+    Names,
+}
+
+/// A member of a channel whose namespace has presence.
+#[derive(Debug, PartialEq)]
+pub struct JoinAction {
+    /// Which channel.
+    pub channel: Channel,
+    /// What it is told of the others.
+    pub watch: Watching,
+    /// What it is doing.
+    pub state: PresenceWord,
+    /// What its application says of it.
+    pub info: Option<Info>,
+}
+
+/// What a member's row says from now on, both parts.
+#[derive(Debug, PartialEq)]
+pub struct PresentAction {
+    /// Which channel.
+    pub channel: Channel,
+    /// What it is doing.
+    pub state: PresenceWord,
+    /// What its application says of it.
+    pub info: Option<Info>,
+}
+
+/// Who is on a channel?
+#[derive(Debug, PartialEq, Eq)]
+pub struct PresenceAction {
+    /// For the completion.
+    pub op: OpId,
+    /// Which channel; its namespace has presence.
+    pub channel: Channel,
+    /// How the asker watches it: the answer has the version of what was told to those.
+    pub watch: Watching,
+    /// Whether it is the snapshot of a subscription: for [`Watching::Auto`] too many members are not named in it.
+    pub snapshot: bool,
+    /// Members behind this one: `u:{user}` or `a:{session}`.
+    pub after: Option<String>,
+    /// At most so many members; 0 for counts alone.
+    pub limit: usize,
+}
+
+/// Something that is never in a channel's history.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SignalAction {
+    /// Where to.
+    pub channel: Channel,
+    /// The envelope, as JSON. It excludes the session itself.
+    pub body: Bytes,
+}
+
 /// The answer to an action.
 #[derive(Debug)]
 pub enum Completion {
@@ -110,6 +186,8 @@ pub enum Completion {
     Published(Result<Option<Position>, Refusal>),
     /// To [`Action::History`].
     History(Result<HistoryReply, Refusal>),
+    /// To [`Action::Presence`].
+    Presence(Result<PresenceReply, Refusal>),
 }
 
 /// A subscription was made.

@@ -4,6 +4,8 @@ use std::{collections::HashMap, time::Duration};
 
 use fanfare_protocol::Tenant;
 
+use crate::{ChannelTemplate, LifecycleEvents};
+
 /// Shared by all sessions of a node.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
@@ -32,6 +34,20 @@ pub struct SessionConfig {
     /// Publications that one command may ask for of a channel's past: the most that `rewind` and the `limit` of `history`
     /// may be.
     pub max_history: usize,
+    /// How long after its last activity a connection is `idle`.
+    pub idle: Duration,
+    /// How long a signal that ends in `:start` is held without being renewed.
+    pub signal_expiry: Duration,
+    /// Bytes of the `info` of `set_presence`, as JSON.
+    pub presence_info_bytes: usize,
+    /// Commands `set_presence` of one session in a second; as many may come at once.
+    pub presence_updates_per_second: u32,
+    /// Commands `signal` of one session in a second; as many may come at once.
+    pub signals_per_second: u32,
+    /// Members in one snapshot, and the most that the `limit` of `presence` may be.
+    pub presence_page: usize,
+    /// Channels that every connection is subscribed to when it connects, where it may.
+    pub auto_subscribe: Vec<ChannelTemplate>,
 }
 
 /// Options of the namespaces that are declared, and of all others.
@@ -66,18 +82,27 @@ pub struct Namespace {
     pub patterns: bool,
     /// Whether its channels keep history.
     pub history: bool,
+    /// Whether its channels have members.
+    pub presence: bool,
+    /// Which clients may send signals.
+    pub signal: Access,
+    /// Which events of its channels are told to services.
+    pub events: LifecycleEvents,
     /// What becomes of a client that does not keep up.
     pub slow_consumer: SlowConsumer,
 }
 
 impl Default for Namespace {
-    /// Subscribe by token, no publish, no patterns, no history.
+    /// Subscribe by token, no publish, no patterns, no history, no presence, no signals.
     fn default() -> Self {
         Self {
             subscribe: Access::Token,
             publish: Access::None,
             patterns: false,
             history: false,
+            presence: false,
+            signal: Access::None,
+            events: LifecycleEvents::NONE,
             slow_consumer: SlowConsumer::Disconnect,
         }
     }
@@ -104,6 +129,6 @@ pub enum Access {
     Token,
     /// The user whose channel it is: the second segment is the escaped subject, as in `user:{sub}`.
     Owner,
-    /// Clients that are subscribed to the channel. For `publish` only.
+    /// Clients that are subscribed to the channel. For `publish` and `signal` only.
     Subscribers,
 }

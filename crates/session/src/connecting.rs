@@ -331,7 +331,7 @@ mod tests {
         let mut driver = Driver::new(token_config());
         driver.send(1, connect(Some("t")));
         driver.send(2, subscribe("project:a"));
-        driver.send(3, fanfare_protocol::CommandKind::Ping);
+        driver.send(3, fanfare_protocol::CommandKind::Ping { active: false });
         driver.send(4, publish("project:a"));
         driver.send(5, subscribe("project:b"));
         assert_eq!(

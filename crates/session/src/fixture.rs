@@ -50,6 +50,13 @@ pub(crate) fn config() -> SessionConfig {
         max_malformed: 3,
         max_publication_bytes: 200,
         max_history: 100,
+        idle: Duration::from_secs(300),
+        signal_expiry: Duration::from_secs(6),
+        presence_info_bytes: 40,
+        presence_updates_per_second: 10,
+        signals_per_second: 10,
+        presence_page: 50,
+        auto_subscribe: Vec::new(),
     }
 }
 
@@ -154,7 +161,7 @@ pub(crate) fn strings(names: &[&str]) -> Vec<String> {
 
 /// Names of a handshake that asks for nothing first.
 pub(crate) fn asked(names: &[&str]) -> Vec<Asked> {
-    names.iter().map(|name| Asked { name: (*name).into(), start: Start::default() }).collect()
+    names.iter().map(|name| Asked { name: (*name).into(), ..Asked::default() }).collect()
 }
 
 /// A position of the only numbering there is.
@@ -171,7 +178,7 @@ pub(crate) fn connect(token: Option<&str>) -> CommandKind {
 }
 
 pub(crate) fn subscribe(channel: &str) -> CommandKind {
-    CommandKind::Subscribe(Asked { name: channel.into(), start: Start::default() })
+    CommandKind::Subscribe(Asked { name: channel.into(), ..Asked::default() })
 }
 
 pub(crate) fn subscribe_many(channels: &[&str]) -> CommandKind {

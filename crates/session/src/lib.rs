@@ -10,6 +10,7 @@ mod connecting;
 mod fixture;
 mod grant;
 mod history;
+mod lifecycle;
 mod liveness;
 mod pending;
 mod permission;
@@ -17,14 +18,22 @@ mod publishing;
 mod session;
 mod start;
 mod subscriptions;
+mod template;
 mod time;
 mod token;
 mod topic_set;
+mod word;
 
-pub use action::{Action, Completion, Granted, OpId, PublishAction, Refusal};
+pub use action::{
+    Action, Completion, Granted, JoinAction, OpId, PresenceAction, PresentAction, PublishAction, Refusal, SignalAction,
+    Watching,
+};
 pub use config::{Access, Namespace, NamespaceTable, SessionConfig, SlowConsumer};
 pub use grant::{Allow, Grant, Permission};
+pub use lifecycle::LifecycleEvents;
 pub use session::{Handshake, Session, SessionId};
+pub use template::ChannelTemplate;
 pub use time::Time;
+pub use word::PresenceWord;
 
 pub use fanfare_protocol::{Asked, HistoryRange, Start};

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use fanfare_protocol::{
-    Command, CommandKind, ErrorBody, ErrorCode, HistoryCommand, HistoryRange, Position, SubscriptionOutcome, Topic,
-    limits,
+    Command, CommandKind, ErrorBody, ErrorCode, HistoryCommand, HistoryRange, Position, PresenceCommand,
+    SetPresenceCommand, SignalCommand, SubscriptionOutcome, Topic, limits,
 };
 use smallvec::SmallVec;
 
@@ -228,7 +228,18 @@ fn weight(command: &Command) -> usize {
                 + text(&publish.publication_id)
         }
         CommandKind::Refresh { token } => token.len(),
-        CommandKind::Ping => 0,
+        CommandKind::Presence(presence) => {
+            size_of::<PresenceCommand>() + presence.channel.len() + text(&presence.after)
+        }
+        CommandKind::SetPresence(set) => {
+            let info = set.info.iter().flatten().map(|info| info.get().len()).sum::<usize>();
+            size_of::<SetPresenceCommand>() + text(&set.channel) + text(&set.state) + info
+        }
+        CommandKind::Signal(signal) => {
+            let data = signal.data.as_ref().map_or(0, |data| data.get().len());
+            size_of::<SignalCommand>() + signal.channel.len() + signal.event.len() + data
+        }
+        CommandKind::Ping { .. } => 0,
     };
     size_of::<Command>() + heap
 }
@@ -244,7 +255,7 @@ mod tests {
         let epoch = "e".repeat(Epoch::BYTES);
         let position = || Position { offset: 1, epoch: Epoch::parse(&epoch).unwrap() };
         let weigh = |kind| weight(&Command { id: 1, kind });
-        let asked = |since| Asked { name: "log:a".into(), start: Start { since, rewind: 0 } };
+        let asked = |since| Asked { name: "log:a".into(), start: Start { since, rewind: 0 }, ..Asked::default() };
         let one = weigh(CommandKind::Subscribe(asked(None)));
         assert_eq!(weigh(CommandKind::Subscribe(asked(Some(position())))), one + Epoch::BYTES);
         let list = |since: Option<Position>| weigh(CommandKind::SubscribeMany { channels: vec![asked(since); 10] });

@@ -295,7 +295,10 @@ impl Session {
             CommandKind::Publish(publish) => self.publish(id, *publish),
             CommandKind::History(history) => self.history(id, *history),
             CommandKind::Refresh { token } => self.refresh(id, token),
-            CommandKind::Ping => self.reply(id, Ok(Reply::Done {})),
+            CommandKind::Ping { .. } => self.reply(id, Ok(Reply::Done {})),
+            CommandKind::Presence(_) | CommandKind::SetPresence(_) | CommandKind::Signal(_) => {
+                self.refuse(id, ErrorCode::BadRequest, "not known");
+            }
         }
     }
 
@@ -406,7 +409,7 @@ mod tests {
         let signs: [Sign; 4] = [
             |driver| driver.session.handle_activity(driver.time()),
             |driver| driver.session.handle_message(driver.time(), ClientMessage::Pong),
-            |driver| driver.send(1, CommandKind::Ping),
+            |driver| driver.send(1, CommandKind::Ping { active: false }),
             |driver| driver.session.handle_malformed(driver.time(), DecodeError::bad_request(None, "?")),
         ];
         for sign in signs {
@@ -423,7 +426,7 @@ mod tests {
     #[test]
     fn a_ping_of_the_client_is_answered_and_a_pong_is_not() {
         let mut driver = Driver::anonymous();
-        driver.send(9, CommandKind::Ping);
+        driver.send(9, CommandKind::Ping { active: false });
         driver.session.handle_message(driver.time(), ClientMessage::Pong);
         assert_eq!(driver.actions(), [reply(9, done())]);
     }

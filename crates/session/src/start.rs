@@ -50,11 +50,12 @@ mod tests {
     }
 
     fn subscribe_from(channel: &str, start: Start) -> CommandKind {
-        CommandKind::Subscribe(Asked { name: channel.into(), start })
+        CommandKind::Subscribe(Asked { name: channel.into(), start, ..Asked::default() })
     }
 
     fn subscribe_many_from(channels: &[(&str, Start)]) -> CommandKind {
-        let asked = |(name, start): &(&str, Start)| Asked { name: (*name).into(), start: start.clone() };
+        let asked =
+            |(name, start): &(&str, Start)| Asked { name: (*name).into(), start: start.clone(), ..Asked::default() };
         CommandKind::SubscribeMany { channels: channels.iter().map(asked).collect() }
     }
 
@@ -99,8 +100,10 @@ mod tests {
     #[test]
     fn the_handshake_begins_in_the_past_too() {
         let mut driver = Driver::new(config());
-        let channels =
-            vec![Asked { name: "log:a".into(), start: rewind(5) }, Asked { name: "open:a".into(), start: rewind(5) }];
+        let channels = vec![
+            Asked { name: "log:a".into(), start: rewind(5), ..Asked::default() },
+            Asked { name: "open:a".into(), start: rewind(5), ..Asked::default() },
+        ];
         driver.session.handle_handshake(driver.time(), crate::Handshake { token: None, channels });
         let refused = r#"rewind is not possible: channels of namespace "open" keep no history"#;
         assert_eq!(

@@ -21,7 +21,7 @@ enum Begun {
 impl Session {
     /// The command with one name.
     pub(crate) fn subscribe(&mut self, id: u64, asked: Asked) {
-        let Asked { name, start } = asked;
+        let Asked { name, start, .. } = asked;
         let begun =
             self.room_for_subscribe(1).and_then(|()| self.begin_subscription(&name, start, Asker::Command { id }));
         match begun {
@@ -39,7 +39,7 @@ impl Session {
         let batch = self.next_op();
         let mut missing = 0;
         let mut outcomes = Vec::with_capacity(channels.len());
-        for (index, Asked { name, start }) in (0..).zip(channels) {
+        for (index, Asked { name, start, .. }) in (0..).zip(channels) {
             let begun = self.begin_subscription(&name, start, Asker::Batch { batch, index });
             missing += usize::from(matches!(begun, Ok(Begun::InFlight)));
             outcomes.push(SubscriptionOutcome { channel: name, error: begun.err() });
@@ -53,7 +53,7 @@ impl Session {
 
     /// A name of the handshake, answered by a push.
     pub(crate) fn subscribe_for_handshake(&mut self, asked: Asked) {
-        let Asked { name, start } = asked;
+        let Asked { name, start, .. } = asked;
         match self.begin_subscription(&name, start, Asker::Handshake) {
             Ok(Begun::Made) => self.push(Push::Subscribed(made_before(name))),
             Ok(Begun::InFlight) => {}

@@ -1,4 +1,4 @@
-//! One interest's subscription.
+//! One subscription of an interest. Most have one; where a namespace has history and signals, there are two.
 
 use std::{
     pin::Pin,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_nats::{HeaderMap, Message, Subscriber};
-use fanfare_protocol::{Body, Channel, Epoch, NatsSubjects, Pattern, SubjectError, Tenant, Topic};
+use fanfare_protocol::{Body, Channel, Epoch, NatsSubjects, SubjectError, Tenant, Topic};
 use futures_util::Stream;
 
 use super::stream::{Stream as History, Unplaced, live_timestamp};
@@ -22,8 +22,18 @@ pub(super) struct Inflow {
     /// The library's number of the subscription.
     pub(super) sid: u64,
     subscriber: Subscriber,
-    /// Where the namespace has history.
-    recorded: Option<Recorded>,
+    way: Way,
+}
+
+/// By which way publications come.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// As they are published.
+    Published,
+    /// As the stream republishes them: the namespace has history.
+    Recorded(Recorded),
+    /// Past the stream: what is live only in a namespace with history.
+    Signals,
 }
 
 /// What a subscription to republished messages needs.
@@ -49,20 +59,32 @@ pub(super) enum Unreadable {
 }
 
 impl Inflow {
-    pub(super) fn new(interest: Interest, sid: u64, subscriber: Subscriber, recorded: Option<Recorded>) -> Self {
-        Self { interest, sid, subscriber, recorded }
+    pub(super) fn new(interest: Interest, sid: u64, subscriber: Subscriber, way: Way) -> Self {
+        Self { interest, sid, subscriber, way }
+    }
+
+    /// Whether it is the second of its interest.
+    pub(super) fn is_second(&self) -> bool {
+        matches!(self.way, Way::Signals)
+    }
+
+    fn recorded(&self) -> Option<&Recorded> {
+        match &self.way {
+            Way::Recorded(recorded) => Some(recorded),
+            Way::Published | Way::Signals => None,
+        }
     }
 
     /// The numbering of now, where the stream is found to be another than the one of which messages may wait here. None of
     /// them is delivered.
     pub(super) fn renumbered(&self) -> Option<Epoch> {
-        let recorded = self.recorded.as_ref()?;
+        let recorded = self.recorded()?;
         Some(recorded.stream.epoch()).filter(|epoch| *epoch != recorded.epoch)
     }
 
     /// Nothing waits here any more that is of another numbering.
     pub(super) fn renew(&mut self, epoch: Epoch) {
-        if let Some(recorded) = &mut self.recorded {
+        if let Way::Recorded(recorded) = &mut self.way {
             recorded.epoch = epoch;
             recorded.last.store(0, Ordering::Relaxed);
         }
@@ -70,23 +92,26 @@ impl Inflow {
 
     /// The stream that its namespace has, where it has history.
     pub(super) fn stream(&self) -> Option<&Arc<History>> {
-        self.recorded.as_ref().map(|recorded| &recorded.stream)
+        self.recorded().map(|recorded| &recorded.stream)
     }
 
     /// What was subscribed to.
     pub(super) fn subject(&self, subjects: &NatsSubjects) -> String {
-        subject(subjects, &self.interest, self.recorded.is_some())
+        self.way.subject(subjects, &self.interest)
     }
 
     pub(super) fn publication(&self, subjects: &NatsSubjects, message: Message) -> Result<Publication, Unreadable> {
         let channel = match &self.interest.topic {
             Topic::Channel(_) => None,
             Topic::Pattern(pattern) => {
-                let live = self.recorded.is_some();
-                Some(wanted_channel(subjects, live, &self.interest.tenant, pattern, &message.subject)?)
+                let (tenant, channel) = self.way.parse(subjects, &message.subject)?;
+                if tenant != self.interest.tenant || !pattern.matches(channel.as_str()) {
+                    return Err(Unreadable::Other(message.subject.as_str().to_owned()));
+                }
+                Some(channel)
             }
         };
-        let (position, timestamp) = match &self.recorded {
+        let (position, timestamp) = match self.recorded() {
             None => (None, None),
             Some(recorded) => {
                 let headers = message.headers.as_ref();
@@ -120,12 +145,22 @@ impl Recorded {
     }
 }
 
-/// Publications of namespaces with history come as their stream republishes them.
-pub(super) fn subject(subjects: &NatsSubjects, interest: &Interest, live: bool) -> String {
-    if live {
-        subjects.live_interest(&interest.tenant, &interest.topic)
-    } else {
-        subjects.interest(&interest.tenant, &interest.topic)
+impl Way {
+    /// What has to be subscribed to.
+    pub(super) fn subject(&self, subjects: &NatsSubjects, Interest { tenant, topic, .. }: &Interest) -> String {
+        match self {
+            Self::Published => subjects.interest(tenant, topic),
+            Self::Recorded(_) => subjects.live_interest(tenant, topic),
+            Self::Signals => subjects.signal_interest(tenant, topic),
+        }
+    }
+
+    fn parse(&self, subjects: &NatsSubjects, subject: &str) -> Result<(Tenant, Channel), SubjectError> {
+        match self {
+            Self::Published => subjects.parse_publish(subject),
+            Self::Recorded(_) => subjects.parse_live(subject),
+            Self::Signals => subjects.parse_signal(subject),
+        }
     }
 }
 
@@ -134,21 +169,6 @@ impl Stream for Inflow {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Message>> {
         Pin::new(&mut self.subscriber).poll_next(context)
-    }
-}
-
-fn wanted_channel(
-    subjects: &NatsSubjects,
-    live: bool,
-    tenant: &Tenant,
-    pattern: &Pattern,
-    subject: &str,
-) -> Result<Channel, Unreadable> {
-    let (of, channel) = if live { subjects.parse_live(subject)? } else { subjects.parse_publish(subject)? };
-    if of == *tenant && pattern.matches(channel.as_str()) {
-        Ok(channel)
-    } else {
-        Err(Unreadable::Other(subject.to_owned()))
     }
 }
 

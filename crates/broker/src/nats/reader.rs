@@ -71,8 +71,8 @@ pub(super) struct Parts {
     pub(super) outlet: Outlet,
     /// Messages that may wait in one subscription.
     pub(super) subscription_capacity: usize,
-    /// Where there is history.
-    pub(super) history: Option<(Arc<Streams>, Arc<Requests>)>,
+    /// Where there is history, or lifecycle events are told.
+    pub(super) jetstream: Option<(Arc<Streams>, Arc<Requests>)>,
     pub(super) closed: CancellationToken,
     pub(super) tasks: TaskTracker,
     /// Ends when the library's tasks have ended.
@@ -84,6 +84,8 @@ pub(super) struct Reader {
     statistics: Arc<Statistics>,
     flows: Merge<Inflow>,
     slots: HashMap<InterestId, usize>,
+    /// Of second subscriptions, where interests have two.
+    second_slots: HashMap<InterestId, usize>,
     connection: Connection,
     /// How many connections there were when this one was noticed.
     connects: u64,
@@ -117,6 +119,7 @@ impl Reader {
             parts,
             flows: Merge::new(),
             slots: HashMap::new(),
+            second_slots: HashMap::new(),
             connection: Connection::Up,
             slow: HashMap::new(),
             batch: Vec::with_capacity(BATCH),
@@ -155,7 +158,7 @@ impl Reader {
         let connects = self.statistics.connects.load(Ordering::Relaxed);
         let same = connected && connects == self.connects;
         self.parts.link.set_up(connected);
-        if !same && let Some((_, requests)) = &self.parts.history {
+        if !same && let Some((_, requests)) = &self.parts.jetstream {
             requests.connection_lost();
         }
         let confirmed = match &mut self.connection {
@@ -170,7 +173,7 @@ impl Reader {
             }
             Connection::Confirming { .. } if same && confirmed => {
                 self.connection = Connection::Up;
-                if let Some((streams, _)) = &self.parts.history {
+                if let Some((streams, _)) = &self.parts.jetstream {
                     streams.doubt.notify_one();
                 }
                 self.resume_all();
@@ -276,7 +279,8 @@ impl Reader {
                 for flow in flows {
                     let id = flow.interest.id;
                     renumbered |= flow.renumbered().is_some();
-                    self.slots.insert(id, self.flows.insert(flow));
+                    let slots = if flow.is_second() { &mut self.second_slots } else { &mut self.slots };
+                    slots.insert(id, self.flows.insert(flow));
                 }
                 if renumbered {
                     self.interrupt_renumbered();
@@ -288,7 +292,8 @@ impl Reader {
             Command::Remove(ids) => {
                 let mut removed = Vec::new();
                 for id in ids {
-                    removed.extend(self.slots.remove(&id).and_then(|slot| self.flows.remove(slot)));
+                    let slots = [self.slots.remove(&id), self.second_slots.remove(&id)];
+                    removed.extend(slots.into_iter().flatten().filter_map(|slot| self.flows.remove(slot)));
                     self.slow.remove(&Scope::Interest(id));
                 }
                 let (client, closed) = (Arc::clone(&self.parts.client), self.parts.closed.clone());

@@ -125,7 +125,7 @@ impl fmt::Display for ReplicationId {
 
 impl Functions {
     pub(crate) fn publish(&self, publish: &Publish, retention: Retention, durability: Durability) -> Call {
-        let Publish { tenant, channel, body, id } = publish;
+        let Publish { tenant, channel, body, id, .. } = publish;
         let mut keys = self.keys(tenant, channel);
         keys.push(self.names.live(tenant, channel));
         keys.extend(id.as_ref().map(|id| self.names.id_key(tenant, channel, id)));
@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn calls_name_their_keys_and_arguments() {
         let (tenant, channel) = (Tenant::parse("acme").unwrap(), Channel::parse("p:x").unwrap());
-        let mut publish = Publish { tenant, channel, body: "{}".into(), id: None };
+        let mut publish = Publish { tenant, channel, body: "{}".into(), id: None, ephemeral: false };
         let keys = "rt:hist:{acme:p:x}|rt:meta:{acme:p:x}";
         let call = |publish: &Publish| words(functions().publish(publish, RETENTION, Durability::Durable));
         let arguments = "{}|10|60000|120000|1|0";

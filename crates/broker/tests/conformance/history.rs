@@ -3,7 +3,7 @@
 //! Offsets increase, not always by one: a stream may number all channels of a namespace together. So cases compare offsets
 //! with those that publishing answered.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use fanfare_broker::{
@@ -14,7 +14,7 @@ use fanfare_protocol::{Channel, Position, Tenant};
 use fanfare_testkit::wait_for;
 
 use crate::{
-    fixture::{KeepsHistory, SOON, kept},
+    fixture::{KeepsHistory, SOON, kept, possible},
     node::{Node, number, numbered},
 };
 
@@ -29,7 +29,7 @@ async fn connect(fixture: &impl KeepsHistory) -> Node {
 
 async fn publish(broker: &dyn Broker, tenant: &str, channel: &str, body: Bytes, id: Option<&str>) -> Published {
     let (tenant, channel) = (Tenant::parse(tenant).unwrap(), Channel::parse(channel).unwrap());
-    broker.publish(Publish { tenant, channel, body, id: id.map(str::to_owned) }).await.unwrap()
+    broker.publish(Publish { tenant, channel, body, id: id.map(str::to_owned), ephemeral: false }).await.unwrap()
 }
 
 /// Publishes numbers and answers their positions.
@@ -429,6 +429,59 @@ pub(crate) async fn other_namespaces_are_live_only<F: KeepsHistory>() {
         let both = ["log:a", topic].map(|channel| (Tenant::default(), Channel::parse(channel).unwrap()));
         assert!(node.broker.positions(&both).await.is_err_and(says_so));
     }
+}
+
+pub(crate) async fn what_is_ephemeral_is_live_only<F: KeepsHistory>() {
+    let fixture = F::start_with_history().await;
+    let mut node = connect(&fixture).await;
+    let other = connect(&fixture).await;
+    let topics = possible::<F>(&["log:a:b", "log:a:*", "log:**", "live:a"]);
+    let ids = node.add_all("acme", &topics).await;
+    let ephemeral = async |tenant: &str, channel: &str, number| {
+        let (tenant, channel) = (Tenant::parse(tenant).unwrap(), Channel::parse(channel).unwrap());
+        let id = Some("once".to_owned());
+        let publish = Publish { tenant, channel, body: numbered(number), id, ephemeral: true };
+        assert_eq!(other.broker.publish(publish).await.unwrap().position, None);
+    };
+    let before = publish_numbers(&other, "log:a:b", 1..=1).await;
+    // Its id is nothing that is remembered.
+    ephemeral("acme", "log:a:b", 100).await;
+    ephemeral("acme", "log:a:b", 101).await;
+    for (tenant, channel) in [("acme", "log:b"), ("acme", "log:a"), ("other", "log:a:b"), ("acme", "lo:a")] {
+        ephemeral(tenant, channel, 900).await;
+    }
+    ephemeral("acme", "live:a", 102).await;
+    let after = publish_numbers(&other, "log:a:b", 2..=2).await;
+    let mut came: HashMap<&str, Vec<u64>> = HashMap::new();
+    let by_pattern_only = topics.len().saturating_sub(2);
+    // Of `log:**`, the two on other channels of the tenant as well.
+    for _ in 0..4 * (1 + by_pattern_only) + 1 + 2 * usize::from(F::PATTERNS) {
+        let publication = node.publication().await;
+        let topic = topics[ids.iter().position(|id| *id == publication.interest).unwrap()];
+        let number = number(&publication.body.bytes);
+        let place = publication.position.as_ref().map(|live| &live.position);
+        assert_eq!(place, [None, before.first(), after.first()][if number < 3 { number as usize } else { 0 }]);
+        if number == 900 {
+            let channel = publication.channel.unwrap();
+            assert!(topic == "log:**" && ["log:b", "log:a"].contains(&channel.as_str()), "{topic} {channel}");
+            continue;
+        }
+        came.entry(topic).or_default().push(number);
+    }
+    for (topic, mut numbers) in came {
+        numbers.sort_unstable();
+        assert_eq!(numbers, if topic == "live:a" { vec![102] } else { vec![1, 2, 100, 101] }, "{topic}");
+    }
+    // Nothing was left out between the two, and nothing of it is retained.
+    let page = read(&node, "log:a:b", NEWEST, ALL).await;
+    assert_eq!(offsets(&page.publications), offsets_of(&[before, after].concat()));
+    assert!(read(&node, "log:b", NEWEST, ALL).await.publications.is_empty());
+    node.broker.remove_interests(&ids).await;
+    let outside = fixture.outside().await;
+    node.settle(&*outside).await;
+    ephemeral("acme", "log:a:b", 103).await;
+    ephemeral("acme", "live:a", 103).await;
+    assert_eq!(node.settle(&*outside).await, []);
 }
 
 pub(crate) async fn a_body_comes_back_as_it_came_live<F: KeepsHistory>() {

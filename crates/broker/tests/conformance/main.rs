@@ -7,6 +7,7 @@ mod cases;
 mod fixture;
 mod history;
 mod interruption;
+mod lifecycle;
 mod memory;
 mod nats;
 mod nats_history;
@@ -85,6 +86,7 @@ macro_rules! every_history {
             history::an_id_is_published_once_by_many_at_a_time,
             history::tenants_share_no_history,
             history::other_namespaces_are_live_only,
+            history::what_is_ephemeral_is_live_only,
             history::a_body_comes_back_as_it_came_live,
             history::history_and_live_publications_have_no_hole_between_them,
         );

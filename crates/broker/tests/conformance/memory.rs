@@ -49,7 +49,7 @@ struct Attached(Arc<dyn Broker>);
 impl Outside for Attached {
     async fn publish(&self, tenant: &str, channel: &str, body: Bytes) -> bool {
         let (tenant, channel) = (Tenant::parse(tenant).unwrap(), Channel::parse(channel).unwrap());
-        self.0.publish(Publish { tenant, channel, body, id: None }).await.is_ok()
+        self.0.publish(Publish { tenant, channel, body, id: None, ephemeral: false }).await.is_ok()
     }
 
     async fn flush(&self) {}

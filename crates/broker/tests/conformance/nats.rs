@@ -52,7 +52,8 @@ impl KeepsHistory for NatsFixture {
     }
 
     async fn connect_with(&self, history: HistoryOptions) -> (Arc<dyn Broker>, Events) {
-        open(&BrokerOptions { history, ..BrokerOptions::new(self.0.url()) }).await.unwrap()
+        let signals = ["log".into(), "deep".into()].into();
+        open(&BrokerOptions { history, signals, ..BrokerOptions::new(self.0.url()) }).await.unwrap()
     }
 
     async fn publish_with_headers(
@@ -291,6 +292,7 @@ async fn an_id_is_a_message_id_of_its_channel() {
         channel: Channel::parse("a:b").unwrap(),
         body: Bytes::from_static(b"x"),
         id: Some(id.to_owned()),
+        ephemeral: false,
     };
     node.broker.publish(publish("17")).await.unwrap();
     let message = futures_util::StreamExt::next(&mut subscriber).await.unwrap();

@@ -405,7 +405,8 @@ async fn a_lost_connection_ends_what_waits() {
     node.record("a:b", numbered(1)).await;
     proxy.latency(MINUTE);
     let (tenant, channel) = (Tenant::parse("acme").unwrap(), Channel::parse("a:b").unwrap());
-    let publish = Publish { tenant: tenant.clone(), channel: channel.clone(), body: numbered(2), id: None };
+    let publish =
+        Publish { tenant: tenant.clone(), channel: channel.clone(), body: numbered(2), id: None, ephemeral: false };
     let (asks, publishes) = (Arc::clone(&node.broker), Arc::clone(&node.broker));
     let asking = tokio::spawn(async move { asks.positions(&[(tenant, channel)]).await });
     let publishing = tokio::spawn(async move { publishes.publish(publish).await });

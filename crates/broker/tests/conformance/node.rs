@@ -56,6 +56,7 @@ impl Node {
             channel: Channel::parse(channel).unwrap(),
             body: body.into(),
             id: None,
+            ephemeral: false,
         };
         self.broker.publish(publish).await.map(drop)
     }
@@ -76,6 +77,7 @@ impl Node {
             channel: Channel::parse(channel).unwrap(),
             body: body.into(),
             id: id.map(str::to_owned),
+            ephemeral: false,
         };
         self.broker.publish(publish).await
     }

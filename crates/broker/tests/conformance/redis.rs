@@ -74,12 +74,12 @@ impl Server for RedisFixture {
 }
 
 pub(crate) struct Plain {
-    client: Client,
+    pub(crate) client: Client,
     names: RedisChannels,
 }
 
 impl Plain {
-    async fn connect(server: &RedisServer) -> Self {
+    pub(crate) async fn connect(server: &RedisServer) -> Self {
         Self::over(Config::from_url(&server.url()).unwrap()).await
     }
 

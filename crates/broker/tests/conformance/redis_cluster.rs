@@ -225,14 +225,14 @@ impl Server for ClusterFixture {
 }
 
 /// A client library of others.
-struct Plain {
-    client: Client,
+pub(crate) struct Plain {
+    pub(crate) client: Client,
     names: RedisChannels,
     marks: Vec<String>,
 }
 
 impl Plain {
-    async fn connect(cluster: &RedisCluster) -> Self {
+    pub(crate) async fn connect(cluster: &RedisCluster) -> Self {
         let hosts = cluster.servers().iter().filter(|server| server.process().is_running());
         let hosts = hosts.map(|server| (server.address().ip().to_string(), server.address().port()).into()).collect();
         let server = ServerConfig::Clustered { hosts, policy: Default::default() };

@@ -27,7 +27,7 @@ fn deep() -> (Tenant, Channel) {
 
 async fn publish(node: &Node, number: u64) -> Option<Position> {
     let (tenant, channel) = deep();
-    let publish = Publish { tenant, channel, body: numbered(number), id: Some(number.to_string()) };
+    let publish = Publish { tenant, channel, body: numbered(number), id: Some(number.to_string()), ephemeral: false };
     node.broker.publish(publish).await.ok()?.position
 }
 

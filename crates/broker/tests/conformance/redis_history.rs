@@ -41,7 +41,7 @@ async fn connect(url: String) -> Node {
 
 fn publication(channel: &str, body: impl Into<Bytes>, id: Option<&str>) -> Publish {
     let (tenant, channel) = (Tenant::parse("acme").unwrap(), Channel::parse(channel).unwrap());
-    Publish { tenant, channel, body: body.into(), id: id.map(str::to_owned) }
+    Publish { tenant, channel, body: body.into(), id: id.map(str::to_owned), ephemeral: false }
 }
 
 /// Publishes and says where it stands.

@@ -74,7 +74,7 @@ pub(super) fn broadcast(body: &[u8], limits: ApiLimits) -> Result<Broadcast, Err
     let body = write(fields, limits)?;
     let publish = |name: &String| {
         let channel = parse_channel(name)?;
-        Ok(Publish { tenant: tenant.clone(), channel, body: body.clone(), id: id.clone() })
+        Ok(Publish { tenant: tenant.clone(), channel, body: body.clone(), id: id.clone(), ephemeral: false })
     };
     let publishes = channels.into_iter().map(|name| (publish(&name), name)).map(|(publish, name)| (name, publish));
     Ok(Broadcast { publishes: publishes.collect() })
@@ -90,7 +90,7 @@ fn one(text: &str, limits: ApiLimits) -> Result<Publish, ErrorBody> {
     let channel = parse_channel(channel)?;
     let tenant = tenant(fields.tenant.as_deref())?;
     let id = fields.id.clone();
-    Ok(Publish { tenant, channel, body: write(fields, limits)?, id })
+    Ok(Publish { tenant, channel, body: write(fields, limits)?, id, ephemeral: false })
 }
 
 pub(super) fn tenant(name: Option<&str>) -> Result<Tenant, ErrorBody> {

@@ -12,7 +12,7 @@ use axum::{
     body::Body,
     http::{HeaderMap, Request},
 };
-use fanfare_broker::{BrokerError, Interest, InterestId, Publish, Published};
+use fanfare_broker::{BrokerError, Interest, InterestId, Lifecycle, Publish, Published};
 use fanfare_session::Time;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
@@ -49,6 +49,10 @@ impl Broker for Recorder {
         }
         self.0.lock().unwrap().push(publish);
         Ok(Published::default())
+    }
+
+    async fn tell(&self, _: Lifecycle) -> Result<(), BrokerError> {
+        unreachable!("the API tells nothing of connections")
     }
 
     async fn add_interests(&self, _interests: &[Interest]) -> Result<(), BrokerError> {

@@ -36,6 +36,11 @@ impl Shard {
                 }
                 Action::Unsubscribe { topic } => self.unsubscribe(state, index, &topic),
                 Action::Publish(publish) => self.publish(state, index, now, publish),
+                Action::Join(_) | Action::Present(_) | Action::Signal(_) => {}
+                Action::Presence(presence) => {
+                    let refusal = ErrorBody::new(ErrorCode::Unavailable, "presence is not kept here");
+                    complete(state, index, now, presence.op, Completion::Presence(Err(refusal)));
+                }
                 Action::Send(message) => self.send(state, index, &message),
                 Action::Ping if state.connections[index].events.is_some() => self.send_heartbeat(state, index, now),
                 Action::Ping => self.send_frame(state, index, |out| encode::ping(b"", out)),
@@ -207,7 +212,7 @@ impl Shard {
         let connection = state.id(index);
         let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
         let PublishAction { op, channel, body, id } = action;
-        let publish = Publish { tenant, channel, body, id };
+        let publish = Publish { tenant, channel, body, id, ephemeral: false };
         let job = ClientPublish { publish, shard: self.context.inbox.clone(), connection, op };
         if self.context.publishes.try_send(job).is_err() {
             let refusal = ErrorBody::new(ErrorCode::Unavailable, "this node has too many publishes in hand; try again");

@@ -93,7 +93,10 @@ impl ShardMetrics {
                 CommandKind::Unsubscribe { .. } | CommandKind::UnsubscribeMany { .. } => "unsubscribe",
                 CommandKind::Publish(_) => "publish",
                 CommandKind::Refresh { .. } => "refresh",
-                CommandKind::Ping => "ping",
+                CommandKind::Presence(_) => "presence",
+                CommandKind::SetPresence(_) => "set_presence",
+                CommandKind::Signal(_) => "signal",
+                CommandKind::Ping { .. } => "ping",
             },
         };
         counter!(names::COMMANDS_TOTAL, "type" => kind).increment(1);

@@ -1,7 +1,7 @@
 //! What has to hold between the parts of a shard.
 
 use fanfare_protocol::{Dialect, ErrorBody, ErrorCode, Position, Tenant, Topic};
-use fanfare_session::{Access, Asked, Namespace, NamespaceTable, SlowConsumer, Start};
+use fanfare_session::{Access, Asked, Namespace, NamespaceTable, SlowConsumer};
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
 use super::*;
@@ -49,6 +49,13 @@ impl Bench {
             max_malformed: 100,
             max_publication_bytes: 1 << 20,
             max_history: 100,
+            idle: seconds(300),
+            signal_expiry: seconds(6),
+            presence_info_bytes: 1_024,
+            presence_updates_per_second: 10,
+            signals_per_second: 10,
+            presence_page: 500,
+            auto_subscribe: Vec::new(),
         };
         let shard = Shard::new(ShardContext {
             id: ShardId(0),
@@ -82,7 +89,7 @@ impl Bench {
         let (stream, _) = listener.accept().await.unwrap();
         let handshake = Handshake {
             token: None,
-            channels: channels.iter().map(|name| Asked { name: (*name).to_owned(), start: Start::default() }).collect(),
+            channels: channels.iter().map(|name| Asked { name: (*name).to_owned(), ..Asked::default() }).collect(),
         };
         let variant = Variant::new(Dialect::Json, false);
         self.shard.adopt(Adopted { stream, unread: Vec::new(), variant, handshake });

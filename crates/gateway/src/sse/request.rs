@@ -82,7 +82,7 @@ impl Opening {
                 true => Start { since: position.cloned(), rewind: self.rewind },
                 false => Start::default(),
             };
-            Asked { name: channel.to_string(), start }
+            Asked { name: channel.to_string(), start, ..Asked::default() }
         };
         self.positions.iter().map(asked).collect()
     }
@@ -169,6 +169,6 @@ mod tests {
             ("live:1", Start::default()),
             ("kept:2", Start { since: None, rewind: 3 }),
         ];
-        assert_eq!(asked, expected.map(|(name, start)| Asked { name: name.into(), start }));
+        assert_eq!(asked, expected.map(|(name, start)| Asked { name: name.into(), start, ..Asked::default() }));
     }
 }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{fields, quoted};
-use crate::{Asked, CommandKind, Epoch, HistoryCommand, HistoryRange, Position, Start, limits};
+use crate::{Asked, CommandKind, Epoch, HistoryCommand, HistoryRange, Position, Start, Watch, limits};
 
 /// `unsubscribe`.
 #[derive(Deserialize)]
@@ -53,7 +53,7 @@ pub(super) fn subscribe(text: &str) -> Result<CommandKind, String> {
                 since: since.map(|raw| decode_position("since", raw)).transpose()?,
                 rewind: rewind.unwrap_or(0),
             };
-            Ok(CommandKind::Subscribe(Asked { name, start }))
+            Ok(CommandKind::Subscribe(Asked { name, start, watch: Watch::Default }))
         }
         (None, Some(channels)) if !channels.is_empty() => {
             if since.is_some() {
@@ -84,7 +84,7 @@ fn decode_entry(text: &str, rewind: Option<u32>) -> Result<Asked, String> {
     match text.as_bytes().first() {
         Some(b'"') => {
             let name = fields("subscribe: channels", text)?;
-            Ok(Asked { name, start: Start { since: None, rewind: rewind.unwrap_or(0) } })
+            Ok(Asked { name, start: Start { since: None, rewind: rewind.unwrap_or(0) }, watch: Watch::Default })
         }
         Some(b'{') => {
             let entry: SubscribeFields<'_> = fields("subscribe: channels", text)?;
@@ -93,7 +93,7 @@ fn decode_entry(text: &str, rewind: Option<u32>) -> Result<Asked, String> {
             };
             let own = decode_rewind(entry.rewind, entry.latest)?;
             let since = entry.since.map(|raw| decode_position("since", raw)).transpose()?;
-            Ok(Asked { name, start: Start { since, rewind: own.or(rewind).unwrap_or(0) } })
+            Ok(Asked { name, start: Start { since, rewind: own.or(rewind).unwrap_or(0) }, watch: Watch::Default })
         }
         _ => Err(format!(
             "subscribe: channels: an entry must be a string or an object such as {{\"channel\":\"a:b\",\"since\":…}}, \

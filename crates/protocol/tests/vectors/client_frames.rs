@@ -86,7 +86,8 @@ fn describe_command(Command { id, kind }: Command) -> Value {
         CommandKind::Unsubscribe { channel } => ("unsubscribe", json!({ "channel": channel })),
         CommandKind::UnsubscribeMany { channels } => ("unsubscribe", json!({ "channels": channels })),
         CommandKind::Refresh { token } => ("refresh", json!({ "token": token })),
-        CommandKind::Ping => ("ping", json!({})),
+        CommandKind::Ping { active } => ("ping", json!({ "active": active.then_some(true) })),
+        CommandKind::Presence(_) | CommandKind::SetPresence(_) | CommandKind::Signal(_) => unreachable!("not yet read"),
         CommandKind::Publish(publish) => (
             "publish",
             json!({
@@ -104,7 +105,7 @@ fn describe_command(Command { id, kind }: Command) -> Value {
 }
 
 /// With `latest` as the `rewind` that it is.
-fn describe_asked(Asked { name, start }: Asked) -> Value {
+fn describe_asked(Asked { name, start, .. }: Asked) -> Value {
     let rewind = (start.rewind > 0).then_some(start.rewind);
     json!({ "channel": name, "since": start.since, "rewind": rewind })
 }

@@ -250,6 +250,7 @@ fn reply_name(reply: &Reply) -> &'static str {
         Reply::Subscribed(_) | Reply::SubscribedMany { .. } => "reply-subscribed",
         Reply::Published { .. } => "reply-published",
         Reply::History(_) => "reply-history",
+        Reply::Presence(_) => "reply-presence",
         Reply::Refreshed { .. } => "reply-refreshed",
     }
 }
@@ -264,6 +265,7 @@ fn push_name(push: &Push) -> &'static str {
         Push::Unsubscribed { .. } => "push-unsubscribed",
         Push::Gap { .. } => "push-gap",
         Push::Draining { .. } => "push-draining",
+        Push::PresenceSnapshot(_) => "presence-snapshot",
         Push::Error { .. } => "push-error",
     }
 }

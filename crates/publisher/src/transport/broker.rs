@@ -72,6 +72,7 @@ impl BrokerTransport {
             channel: publication.channel.clone(),
             body: publication.body.clone(),
             id: Some(publication.id.clone()),
+            ephemeral: false,
         };
         match timeout_at(until, self.broker.publish(publish)).await {
             Ok(Ok(published)) => Ok(published.position),
@@ -135,7 +136,7 @@ mod tests {
 
     use tokio::sync::mpsc;
 
-    use fanfare_broker::{Interest, InterestId, Published};
+    use fanfare_broker::{Interest, InterestId, Lifecycle, Published};
 
     use super::*;
     use crate::{Publication, transport::FailureKind};
@@ -164,6 +165,10 @@ mod tests {
             // Another channel's publications get their turn in between.
             tokio::task::yield_now().await;
             if fails { Err(self.answers.lock().unwrap().pop_front().unwrap()) } else { Ok(Published::default()) }
+        }
+
+        async fn tell(&self, _: Lifecycle) -> Result<(), BrokerError> {
+            unreachable!("a publisher tells nothing of connections")
         }
 
         async fn add_interests(&self, _: &[Interest]) -> Result<(), BrokerError> {

@@ -268,7 +268,7 @@ impl World {
                 self.send(CommandKind::History(Box::new(HistoryCommand { channel: channel.into(), range, limit })));
             }
             Step::Refresh => self.send(CommandKind::Refresh { token: "t".into() }),
-            Step::Ping => self.send(CommandKind::Ping),
+            Step::Ping => self.send(CommandKind::Ping { active: false }),
             Step::Pong => {
                 self.last_activity = self.now;
                 self.session.handle_message(self.time(), ClientMessage::Pong);
@@ -315,7 +315,10 @@ impl World {
             since: from.since.map(|ago| past::at(self.past.head(name).saturating_sub(ago))),
             rewind: from.rewind,
         };
-        names.iter().map(|(name, from)| Asked { name: (*name).into(), start: start(name, *from) }).collect()
+        names
+            .iter()
+            .map(|(name, from)| Asked { name: (*name).into(), start: start(name, *from), ..Asked::default() })
+            .collect()
     }
 
     fn send(&mut self, kind: CommandKind) {
@@ -461,6 +464,9 @@ impl World {
                 assert!((1..=MAX_HISTORY as usize).contains(&limit), "{limit}");
                 self.begin(op, InFlight::History(name.to_owned()));
             }
+            Action::Join(_) | Action::Present(_) | Action::Presence(_) | Action::Signal(_) => {
+                unreachable!("not yet given")
+            }
             Action::Send(message) => self.hear(message),
             Action::Ping => assert!(self.now >= self.last_activity + PING_INTERVAL),
             Action::Close { code, reason } => {
@@ -493,7 +499,8 @@ impl World {
                         | Reply::Done {}
                         | Reply::SubscribedMany { .. }
                         | Reply::Published { .. }
-                        | Reply::History(_),
+                        | Reply::History(_)
+                        | Reply::Presence(_),
                     ) => {
                         assert!(self.who.is_some(), "{id} succeeded without an identity");
                     }
@@ -514,7 +521,7 @@ impl World {
                 Push::Unsubscribed { channel, .. } => assert!(!self.hub.contains(&channel)),
                 Push::Gap { channel, .. } => assert!(self.hub.contains(&channel)),
                 Push::Draining { .. } => assert!(self.drained),
-                Push::Error { .. } => {}
+                Push::PresenceSnapshot(_) | Push::Error { .. } => {}
             },
         }
     }
@@ -576,6 +583,13 @@ fn config(anonymous: bool) -> SessionConfig {
         max_malformed: MAX_MALFORMED,
         max_publication_bytes: 1_000,
         max_history: MAX_HISTORY as usize,
+        idle: Duration::from_secs(300),
+        signal_expiry: Duration::from_secs(6),
+        presence_info_bytes: 1_000,
+        presence_updates_per_second: 10,
+        signals_per_second: 10,
+        presence_page: 50,
+        auto_subscribe: Vec::new(),
     }
 }
 

@@ -139,7 +139,8 @@ async fn what_is_no_envelope_is_passed_over_and_paging_goes_on() {
     let (tenant, channel) = (Default::default(), fanfare_protocol::Channel::parse("log:a").unwrap());
     for _ in 0..2 {
         let body = bytes::Bytes::from_static(b"no envelope");
-        let publish = Publish { tenant: Clone::clone(&tenant), channel: channel.clone(), body, id: None };
+        let publish =
+            Publish { tenant: Clone::clone(&tenant), channel: channel.clone(), body, id: None, ephemeral: false };
         broker.publish(publish).await.unwrap();
     }
     kept.publish(4..=4).await;

@@ -1,0 +1,143 @@
+//! Who is on a channel, and signals: what a client asks, and what it is told.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// Whether a subscriber is told who is on the channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Watch {
+    /// Of changes, where it may see presence.
+    #[default]
+    Default,
+    /// Of nothing.
+    Off,
+    /// Of who is there, then of changes. Of more members than the node names unasked: how many they are.
+    Snapshot,
+    /// The same with names, however many members there are.
+    Names,
+}
+
+/// Who is on a channel?
+#[derive(Debug)]
+pub struct PresenceCommand {
+    /// The channel's name.
+    pub channel: String,
+    /// Counts alone are asked for.
+    pub counts: bool,
+    /// At most so many members; `None` for what the node gives unasked.
+    pub limit: Option<u32>,
+    /// Members behind this one, as `next` named it.
+    pub after: Option<String>,
+}
+
+/// What a client is doing, and what its application says of it.
+#[derive(Debug)]
+pub struct SetPresenceCommand {
+    /// The channel's name; `None` for all of the connection that have presence.
+    pub channel: Option<String>,
+    /// A word, not yet checked; `None` leaves it.
+    pub state: Option<String>,
+    /// Any JSON; `None` leaves it, `Some(None)` (`null` on the wire) takes it away.
+    pub info: Option<Option<Box<RawValue>>>,
+}
+
+/// An event to the others on a channel that is never in its history.
+#[derive(Debug)]
+pub struct SignalCommand {
+    /// The channel's name.
+    pub channel: String,
+    /// The event's name. One that ends in `:start` is held: it ends by itself.
+    pub event: String,
+    /// Any JSON, byte for byte.
+    pub data: Option<Box<RawValue>>,
+}
+
+/// Who is on a channel: the result of `presence`, and `data` of `presence:snapshot`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PresenceReply {
+    /// The channel. In a snapshot it stands beside `data`, not in it.
+    pub channel: String,
+    /// Members.
+    pub users: u64,
+    /// Their connections.
+    pub connections: u64,
+    /// In the order of pages; absent where only counts were asked for, or where there are too many to be named unasked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub members: Option<Vec<MemberJson>>,
+    /// Whom to go on behind (`after`), where these were not all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// The version of what was told last to those who watch; absent where the asker does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// The store is away, or was a moment ago: this is what the node knew last.
+    pub stale: bool,
+}
+
+/// A member of a channel.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MemberJson {
+    /// The token's subject; the session's id of an anonymous member.
+    #[serde(rename = "userId")]
+    pub user_id: String,
+    /// Whether it is an anonymous connection; absent where it is a user.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub anonymous: bool,
+    /// `online`, `idle`, or an application's own word.
+    pub status: String,
+    /// What the application says of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub info: Option<Info>,
+    /// How many connections.
+    pub connections: u32,
+    /// When the first of them came, in milliseconds since the Unix epoch.
+    pub since: u64,
+}
+
+/// What an application says of a member: any JSON, byte for byte. Cheap to clone; compared by its text.
+#[derive(Clone)]
+pub struct Info(Arc<RawValue>);
+
+impl Info {
+    /// The JSON.
+    pub fn as_str(&self) -> &str {
+        self.0.get()
+    }
+
+    /// The JSON, shared.
+    pub fn into_raw(self) -> Arc<RawValue> {
+        self.0
+    }
+}
+
+impl From<Box<RawValue>> for Info {
+    fn from(json: Box<RawValue>) -> Self {
+        Self(json.into())
+    }
+}
+
+impl From<Arc<RawValue>> for Info {
+    fn from(json: Arc<RawValue>) -> Self {
+        Self(json)
+    }
+}
+
+impl fmt::Debug for Info {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl PartialEq for Info {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Serialize for Info {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
