@@ -70,6 +70,10 @@ struct Options {
     /// Broker: memory:, nats://host:4222, tls://…, redis://host:6379, rediss://… or redis-sentinel://host:26379/SERVICE
     #[arg(long, value_name = "URL", global = true)]
     broker: Option<String>,
+    /// Store of presence: memory:, redis://host:6379, rediss://…, redis-sentinel://host:26379/SERVICE or redis-cluster://… [default:
+    /// the broker, unless it is NATS]
+    #[arg(long, value_name = "URL", global = true)]
+    presence: Option<String>,
     /// Shards, each a thread with its part of the connections; 0 is one per core. [default: 0]
     #[arg(long, value_name = "COUNT", global = true)]
     shards: Option<String>,
@@ -84,8 +88,9 @@ struct Options {
 /// Reads arguments, file and environment of this process, and does what needs no node.
 pub fn run() -> Outcome {
     let arguments = Arguments::parse();
-    let Options { config, listen, internal_listen, broker, shards, log_level, log_format } = arguments.options;
-    let overrides = Overrides { listen, internal_listen, broker, shards, log_level, log_format };
+    let Options { config, listen, internal_listen, broker, presence, shards, log_level, log_format } =
+        arguments.options;
+    let overrides = Overrides { listen, internal_listen, broker, presence, shards, log_level, log_format };
     let inputs = Inputs::from_process(config, overrides);
     carry_out(arguments.command, &inputs, &mut io::stdout(), &mut io::stderr())
 }

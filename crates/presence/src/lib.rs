@@ -10,7 +10,7 @@ mod row;
 mod store;
 
 pub use announcer::{Announcement, Announcer, Audience, Counts, MemberChange};
-pub use keeper::{Answer, Call, Effect, Keeper, KeeperConfig, Outcome, Query, QueryId};
+pub use keeper::{Answer, Call, Effect, Keeper, KeeperConfig, Outcome, Query, QueryId, Told};
 pub use roster::{Member, MemberPage, Roster};
 pub use row::{ConnectionKey, Incarnation, Place, Row, RowChange, State, StateError, User};
 pub use store::{

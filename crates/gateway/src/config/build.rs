@@ -4,11 +4,11 @@ use std::{collections::HashMap, net::SocketAddr, num::NonZeroUsize, thread, time
 
 use fanfare_broker::{Retention, mask_url};
 use fanfare_protocol::Tenant;
-use fanfare_session::{Access, Namespace, NamespaceTable, SlowConsumer};
+use fanfare_session::{Access, LifecycleEvents, Namespace, NamespaceTable, SlowConsumer};
 
 use super::{
     BrokerConfig, Config, Limits, LogConfig, LogFormat, Paths, Problems, Secret, Timeouts, build_auth, build_history,
-    check,
+    build_presence, check,
     reader::Reader,
     value::{is_url_path, parse_address},
 };
@@ -33,6 +33,17 @@ const PUBLISH: [(&str, Access); 5] = [
 
 const SLOW_CONSUMER: [(&str, SlowConsumer); 2] =
     [("disconnect", SlowConsumer::Disconnect), ("conflate", SlowConsumer::Conflate)];
+
+/// What services may be told of connections.
+const CONNECTION_EVENTS: [(&str, LifecycleEvents); 2] =
+    [("connected", LifecycleEvents::CONNECTED), ("disconnected", LifecycleEvents::DISCONNECTED)];
+/// What services may be told of a namespace's channels.
+pub(super) const CHANNEL_EVENTS: [(&str, LifecycleEvents); 4] = [
+    ("subscribed", LifecycleEvents::SUBSCRIBED),
+    ("unsubscribed", LifecycleEvents::UNSUBSCRIBED),
+    ("occupied", LifecycleEvents::OCCUPIED),
+    ("vacated", LifecycleEvents::VACATED),
+];
 
 /// Reads all keys, then checks them against each other.
 pub(super) fn build(mut reader: Reader) -> Result<Config, Problems> {
@@ -76,6 +87,11 @@ fn read(reader: &mut Reader) -> (Config, Attempted) {
     let patterns = !check::is_redis_cluster(broker.url.expose());
     let (namespaces, retentions) = read_namespaces(reader, development, patterns);
     let config = Config {
+        node: build_presence::read_node(reader),
+        store: build_presence::read_store(reader, &broker),
+        presence: build_presence::read_presence(reader),
+        events: read_events(reader, "events", LifecycleEvents::NONE, &CONNECTION_EVENTS),
+        auto_subscribe: build_presence::read_auto_subscribe(reader),
         listen,
         internal_listen,
         history: build_history::read(reader, retentions, broker.url.expose()),
@@ -191,7 +207,13 @@ type Retentions = HashMap<Box<str>, Retention>;
 fn read_namespaces(reader: &mut Reader, development: bool, patterns: bool) -> (NamespaceTable, Retentions) {
     let built_in = match development {
         // So that the first two commands that anyone tries just work. Nothing beyond loopback is reachable then.
-        true => Namespace { subscribe: Access::Anyone, publish: Access::Anyone, patterns, ..Namespace::default() },
+        true => Namespace {
+            subscribe: Access::Anyone,
+            publish: Access::Anyone,
+            signal: Access::Anyone,
+            patterns,
+            ..Namespace::default()
+        },
         false => Namespace::default(),
     };
     let defaults = read_namespace(reader, "namespace_defaults", built_in);
@@ -221,10 +243,28 @@ fn read_namespace(reader: &mut Reader, key: &str, defaults: Namespace) -> Namesp
         patterns: reader.flag(&format!("{key}.patterns"), defaults.patterns),
         slow_consumer: reader.choice(&format!("{key}.slow_consumer"), defaults.slow_consumer, &SLOW_CONSUMER),
         history: false,
-        presence: false,
-        signal: Access::None,
-        events: fanfare_session::LifecycleEvents::NONE,
+        presence: reader.flag(&format!("{key}.presence"), defaults.presence),
+        signal: reader.choice(&format!("{key}.signal"), defaults.signal, &PUBLISH),
+        events: read_events(reader, &format!("{key}.events"), defaults.events, &CHANNEL_EVENTS),
     }
+}
+
+/// A list of words, each an event.
+fn read_events(
+    reader: &mut Reader,
+    key: &str,
+    default: LifecycleEvents,
+    words: &[(&'static str, LifecycleEvents)],
+) -> LifecycleEvents {
+    let allowed = words.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(" or ");
+    let one = |word: &str| words.iter().find(|(name, _)| *name == word).map(|(_, event)| *event);
+    let events = match reader.list(key, allowed, one) {
+        Some(events) => events.into_iter().fold(LifecycleEvents::NONE, LifecycleEvents::union),
+        None => default,
+    };
+    let words: Vec<_> = words.iter().filter(|(_, event)| events.contains(*event)).map(|(word, _)| *word).collect();
+    reader.effective.set(key, words);
+    events
 }
 
 fn read_limits(reader: &mut Reader) -> Limits {
@@ -248,7 +288,20 @@ fn read_limits(reader: &mut Reader) -> Limits {
         recovery_bytes: reader.size("limits.recovery_bytes", default.recovery_bytes, 16 * KIB..=256 * MIB),
         ring_bytes: reader.size("limits.ring_bytes", default.ring_bytes, 16 * KIB..=64 * GIB),
         history_reads: reader.count("limits.history_reads", default.history_reads, 1..=1_024),
+        presence_info_bytes: reader.size("limits.presence_info_bytes", default.presence_info_bytes, 2..=64 * KIB),
+        presence_page: reader.count("limits.presence_page", default.presence_page, 1..=100_000),
+        presence_updates_per_second: rate(
+            reader,
+            "limits.presence_updates_per_second",
+            default.presence_updates_per_second,
+        ),
+        signals_per_second: rate(reader, "limits.signals_per_second", default.signals_per_second),
     }
+}
+
+/// How often per second.
+fn rate(reader: &mut Reader, key: &str, default: u32) -> u32 {
+    u32::try_from(reader.count(key, default as usize, 1..=100_000)).unwrap_or(u32::MAX)
 }
 
 fn read_timeouts(reader: &mut Reader) -> Timeouts {
@@ -263,6 +316,8 @@ fn read_timeouts(reader: &mut Reader) -> Timeouts {
         token_expiring: from("timeouts.token_expiring", default.token_expiring, Duration::ZERO),
         linger: from("timeouts.linger", default.linger, Duration::ZERO),
         position_check: from("timeouts.position_check", default.position_check, least),
+        idle: from("timeouts.idle", default.idle, least),
+        signal: from("timeouts.signal", default.signal, least),
         shutdown: from("timeouts.shutdown", default.shutdown, Duration::ZERO),
     }
 }

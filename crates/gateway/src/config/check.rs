@@ -1,12 +1,13 @@
 //! What one key alone cannot tell: contradictions between keys, and keys that no token could be verified with.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use fanfare_broker::mask_url;
 
 use super::{
     Config,
     build::Attempted,
+    build_presence,
     reader::Reader,
     value::{show_duration, show_size},
 };
@@ -27,6 +28,7 @@ pub(super) fn contradictions(config: &Config, attempted: Attempted, reader: &mut
     patterns(config, reader);
     sizes(config, reader);
     paths(config, reader);
+    build_presence::contradictions(config, reader);
 }
 
 /// Whether a URL names a broker that exists, else what is allowed. In a list the first scheme holds for entries without one.
@@ -169,17 +171,23 @@ fn broker(config: &Config, reader: &mut Reader) {
     if broker.tls_cert_file.is_some() != broker.tls_key_file.is_some() {
         reader.contradiction_masked("broker_options", "tls_cert_file and tls_key_file must be given together");
     }
-    for (name, path) in [
+    let files = [
         ("credentials_file", &broker.credentials_file),
         ("tls_ca_file", &broker.tls_ca_file),
         ("tls_cert_file", &broker.tls_cert_file),
         ("tls_key_file", &broker.tls_key_file),
-    ] {
+    ];
+    files_can_be_read("broker_options", &files, reader);
+}
+
+/// Notes files of a table that cannot be read.
+pub(super) fn files_can_be_read(table: &str, files: &[(&str, &Option<PathBuf>)], reader: &mut Reader) {
+    for (name, path) in files {
         if let Some(path) = path
             && let Err(error) = std::fs::File::open(path)
         {
             let text = format!("the file cannot be read: {error}");
-            reader.contradiction(&format!("broker_options.{name}"), format!("{path:?}"), text);
+            reader.contradiction(&format!("{table}.{name}"), format!("{path:?}"), text);
         }
     }
 }

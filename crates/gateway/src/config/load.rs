@@ -36,6 +36,8 @@ pub struct Overrides {
     pub internal_listen: Option<String>,
     /// `--broker`
     pub broker: Option<String>,
+    /// `--presence`
+    pub presence: Option<String>,
     /// `--shards`
     pub shards: Option<String>,
     /// `--log-level`
@@ -168,11 +170,12 @@ fn environment(variables: &[(String, String)]) -> Vec<Source> {
 }
 
 fn flags(overrides: &Overrides) -> Vec<Source> {
-    let Overrides { listen, internal_listen, broker, shards, log_level, log_format } = overrides;
+    let Overrides { listen, internal_listen, broker, presence, shards, log_level, log_format } = overrides;
     [
         ("--listen", "listen", listen),
         ("--internal-listen", "internal_listen", internal_listen),
         ("--broker", "broker", broker),
+        ("--presence", "store", presence),
         ("--shards", "shards", shards),
         ("--log-level", "log.level", log_level),
         ("--log-format", "log.format", log_format),

@@ -6,6 +6,7 @@
 mod build;
 mod build_auth;
 mod build_history;
+mod build_presence;
 mod check;
 mod load;
 mod print;
@@ -17,7 +18,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use fanfare_broker::HistoryOptions;
 use fanfare_protocol::{Tenant, limits};
-use fanfare_session::{NamespaceTable, SessionConfig};
+use fanfare_session::{ChannelTemplate, LifecycleEvents, NamespaceTable, SessionConfig};
 
 pub use load::{Inputs, Overrides, Problem, Problems};
 pub use secret::Secret;
@@ -33,6 +34,16 @@ pub struct Config {
     pub internal_listen: SocketAddr,
     /// Which broker, and how to authenticate there.
     pub broker: BrokerConfig,
+    /// The name of this node, for other nodes and for operators.
+    pub node: String,
+    /// Where presence is kept, where there is such a place.
+    pub store: Option<StoreConfig>,
+    /// How members come and go.
+    pub presence: PresenceConfig,
+    /// What services are told of connections.
+    pub events: LifecycleEvents,
+    /// Channels that every connection is subscribed to when it connects; `{sub}` stands for the token's subject.
+    pub auto_subscribe: Vec<ChannelTemplate>,
     /// Shards: single-threaded runtimes with connections. Never 0: one per core where none are named.
     pub shards: usize,
     /// The first segment of every subject.
@@ -88,6 +99,36 @@ pub struct BrokerConfig {
     pub tls_key_file: Option<PathBuf>,
 }
 
+/// Which store keeps presence, and how to authenticate there.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// `memory:`, `redis://…`, `rediss://…`, `redis-sentinel://…/SERVICE`, `redis-cluster://…`. May hold a password.
+    pub url: Secret,
+    /// User name.
+    pub user: Option<String>,
+    /// Password.
+    pub password: Option<Secret>,
+    /// Certificates (PEM) of authorities that are trusted besides the system's.
+    pub tls_ca_file: Option<PathBuf>,
+    /// Client certificate (PEM).
+    pub tls_cert_file: Option<PathBuf>,
+    /// Key of the client certificate (PEM).
+    pub tls_key_file: Option<PathBuf>,
+}
+
+/// How members come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PresenceConfig {
+    /// How long the members of a node stay that is not heard of any more. It says so at a third of it.
+    pub lease: Duration,
+    /// How long a leave waits for the member to come back. At most `lease`.
+    pub grace: Duration,
+    /// How long changes of a channel are gathered before they are told.
+    pub batch: Duration,
+    /// Members of a channel above which counts are told instead of names.
+    pub max_named: usize,
+}
+
 /// Paths of the public port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
@@ -134,6 +175,14 @@ pub struct Limits {
     pub ring_bytes: usize,
     /// Reads of history at the broker at one time.
     pub history_reads: usize,
+    /// Bytes of what a connection says of itself in presence, as JSON.
+    pub presence_info_bytes: usize,
+    /// Members in one answer to who is there.
+    pub presence_page: usize,
+    /// Changes of its own presence that one session may make in a second.
+    pub presence_updates_per_second: u32,
+    /// Signals that one session may send in a second.
+    pub signals_per_second: u32,
 }
 
 /// How long things may take.
@@ -153,6 +202,10 @@ pub struct Timeouts {
     pub linger: Duration,
     /// How often the node asks the broker where its channels with history stand.
     pub position_check: Duration,
+    /// How long a connection may be without activity before its presence says `idle`.
+    pub idle: Duration,
+    /// How long a signal that was started holds without being renewed.
+    pub signal: Duration,
     /// How long a node that was told to stop waits for its connections to close.
     pub shutdown: Duration,
 }
@@ -195,6 +248,10 @@ impl Default for Limits {
             recovery_bytes: 1024 * 1024,
             ring_bytes: 64 * 1024 * 1024,
             history_reads: 16,
+            presence_info_bytes: 1024,
+            presence_page: 500,
+            presence_updates_per_second: 10,
+            signals_per_second: 10,
         }
     }
 }
@@ -209,7 +266,20 @@ impl Default for Timeouts {
             token_expiring: Duration::from_secs(30),
             linger: Duration::from_secs(5),
             position_check: Duration::from_secs(10),
+            idle: Duration::from_secs(5 * 60),
+            signal: Duration::from_secs(6),
             shutdown: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for PresenceConfig {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(10),
+            grace: Duration::from_secs(5),
+            batch: Duration::from_millis(250),
+            max_named: 500,
         }
     }
 }
@@ -256,14 +326,35 @@ impl Config {
             max_malformed: self.limits.malformed_frames,
             max_publication_bytes: self.limits.publication_bytes,
             max_history: self.limits.recovery_publications,
-            idle: std::time::Duration::from_secs(300),
-            signal_expiry: std::time::Duration::from_secs(6),
-            presence_info_bytes: 1_024,
-            presence_updates_per_second: 10,
-            signals_per_second: 10,
-            presence_page: 500,
-            auto_subscribe: Vec::new(),
+            idle: self.timeouts.idle,
+            signal_expiry: self.timeouts.signal,
+            presence_info_bytes: self.limits.presence_info_bytes,
+            presence_updates_per_second: self.limits.presence_updates_per_second,
+            signals_per_second: self.limits.signals_per_second,
+            presence_page: self.limits.presence_page,
+            auto_subscribe: self.auto_subscribe.clone(),
         }
+    }
+}
+
+impl Config {
+    /// Whether any channel has members.
+    pub fn has_presence(&self) -> bool {
+        self.namespaces.defaults.presence || self.namespaces.declared.values().any(|namespace| namespace.presence)
+    }
+
+    /// How to reach the store, where a namespace has presence: without one nobody asks it.
+    pub fn store_options(&self) -> Option<fanfare_broker::BrokerOptions> {
+        let store = self.store.as_ref().filter(|_| self.has_presence())?;
+        Some(fanfare_broker::BrokerOptions {
+            prefix: self.prefix.clone(),
+            user: store.user.clone(),
+            password: store.password.as_ref().map(|password| password.expose().to_owned()),
+            tls_ca_file: store.tls_ca_file.clone(),
+            tls_cert_file: store.tls_cert_file.clone(),
+            tls_key_file: store.tls_key_file.clone(),
+            ..fanfare_broker::BrokerOptions::new(store.url.expose())
+        })
     }
 }
 

@@ -1,3 +1,5 @@
+mod presence;
+
 use std::{fs, net::IpAddr};
 
 use fanfare_session::{Access, SlowConsumer};
@@ -156,17 +158,17 @@ fn every_problem_is_told_at_once_with_key_value_source_and_what_is_allowed() {
     let addresses =
         "an address with a port, such as 127.0.0.1:8000, 0.0.0.0:8000 or [::1]:8000; port 0 picks a free one";
     assert_eq!(
-        problems(toml, &[("FANFARE_LIMITS__CONNECTIONS", "many"), ("FANFARE_STORE", "redis://x")]),
+        problems(toml, &[("FANFARE_LIMITS__CONNECTIONS", "many"), ("FANFARE_STOER", "redis://x")]),
         [
             "allowed_origins = \"https://a.example/\" (file fanfare.toml): must be an origin such as \"https://app.example\" (scheme, host and port, no path), or \"*\" for any",
-            "alowed_origins (file fanfare.toml): is not known; allowed at the top are allowed_origins, api_key, api_key_file, api_keys, api_keys_file, auth, broker, broker_options, compression, history, internal_listen, limits, listen, log, namespace_defaults, namespaces, paths, prefix, shards, timeouts",
+            "alowed_origins (file fanfare.toml): is not known; allowed at the top are allowed_origins, api_key, api_key_file, api_keys, api_keys_file, auth, auto_subscribe, broker, broker_options, compression, events, history, internal_listen, limits, listen, log, namespace_defaults, namespaces, node, paths, prefix, presence, shards, store, store_options, timeouts",
             "broker = \"amqp://***@rabbit\" (file fanfare.toml): must be one of memory:, nats://host:4222, tls://host:4222 (several NATS servers separated by commas), redis://host:6379, rediss://host:6379, redis-sentinel://host:26379/SERVICE, rediss-sentinel://… (several sentinels separated by commas), redis-cluster://host:6379, rediss-cluster://… (any of its nodes, separated by commas)",
             "compression = \"yes\" (file fanfare.toml): must be true or false",
             "history.max_bytes = 5 (file fanfare.toml): must be a size such as 65536 or \"64KiB\", from 1MiB to 1048576GiB",
             "history.replicas = 2 (file fanfare.toml): must be 1 or 3 or 5",
             "history.storage = \"tape\" (file fanfare.toml): must be \"file\" or \"memory\"",
             "limits.connections = \"many\" (environment variable FANFARE_LIMITS__CONNECTIONS): must be a whole number from 1 to 10000000",
-            "limits.outbox (file fanfare.toml): is not known; allowed in [limits] are api_batch, api_body_bytes, channels, connections, history_reads, malformed_frames, message_bytes, notsent_lowat_bytes, outbox_bytes, outbox_frames, pending_commands, publication_bytes, recovery_bytes, recovery_publications, ring_bytes, shard_inbox, subscriptions",
+            "limits.outbox (file fanfare.toml): is not known; allowed in [limits] are api_batch, api_body_bytes, channels, connections, history_reads, malformed_frames, message_bytes, notsent_lowat_bytes, outbox_bytes, outbox_frames, pending_commands, presence_info_bytes, presence_page, presence_updates_per_second, publication_bytes, recovery_bytes, recovery_publications, ring_bytes, shard_inbox, signals_per_second, subscriptions",
             "limits.outbox_bytes = \"1 banana\" (file fanfare.toml): must be a size such as 65536 or \"64KiB\", from 16KiB to 256MiB",
             &format!("listen = 8000 (file fanfare.toml): must be {addresses}"),
             "log.format = \"xml\" (file fanfare.toml): must be \"text\" or \"json\"",
@@ -180,7 +182,7 @@ fn every_problem_is_told_at_once_with_key_value_source_and_what_is_allowed() {
             "paths.ws = \"ws\" (file fanfare.toml): must be a path such as \"/ws\", without query, of letters, digits and -._~!$&'()*+,;=:@",
             "prefix = \"a.b\" (file fanfare.toml): must be one segment: 1 to 64 of A-Z a-z 0-9 _ - = @ + ~ ,",
             "shards = -1 (file fanfare.toml): must be a whole number from 0 to 256",
-            "store (environment variable FANFARE_STORE): is not known; allowed at the top are allowed_origins, api_key, api_key_file, api_keys, api_keys_file, auth, broker, broker_options, compression, history, internal_listen, limits, listen, log, namespace_defaults, namespaces, paths, prefix, shards, timeouts",
+            "stoer (environment variable FANFARE_STOER): is not known; allowed at the top are allowed_origins, api_key, api_key_file, api_keys, api_keys_file, auth, auto_subscribe, broker, broker_options, compression, events, history, internal_listen, limits, listen, log, namespace_defaults, namespaces, node, paths, prefix, presence, shards, store, store_options, timeouts",
             "timeouts.pong = 10 (file fanfare.toml): must be a duration with its unit, such as \"10s\" or \"500ms\", from 10ms to 1day",
         ]
     );
@@ -493,7 +495,7 @@ fn documented_default(docs: &str, key: &str) -> String {
 fn the_defaults_in_the_documentation_are_the_defaults() {
     let docs = include_str!("../../../../docs/operations.md");
     let printed: toml::Table = Config::development().to_toml().parse().unwrap();
-    for table in ["history", "limits", "timeouts"] {
+    for table in ["history", "limits", "presence", "timeouts"] {
         for (name, value) in printed[table].as_table().unwrap() {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             assert_eq!(documented_default(docs, &format!("{table}.{name}")), value, "{table}.{name}");

@@ -66,6 +66,12 @@ pub(super) fn is_url_path(text: &str) -> bool {
     text.starts_with('/') && text.len() <= 255 && text.bytes().all(allowed) && !text.contains("//")
 }
 
+/// Whether a text can be the name of a node.
+pub(super) fn is_node_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
