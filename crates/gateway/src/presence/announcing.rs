@@ -1,6 +1,6 @@
 //! Announcements as publications: `presence:change` and `presence:count`, encoded once for all who are told.
 
-use fanfare_presence::{Announcement, Audience, Counts, MemberChange, Place, User};
+use fanfare_presence::{Counts, MemberChange, Place, User};
 use fanfare_protocol::{Data, Delivery, Envelope};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -54,23 +54,6 @@ pub(super) fn user_id(user: &User) -> (String, bool) {
     match user {
         User::Named(name) => (name.to_string(), false),
         User::Anonymous(connection) => (connection.to_string(), true),
-    }
-}
-
-/// A word for metrics.
-pub(super) fn kind(announcement: &Announcement) -> &'static str {
-    match announcement {
-        Announcement::Change(_) => "change",
-        Announcement::Count(_) => "count",
-        Announcement::Snapshot(_) => "snapshot",
-    }
-}
-
-/// A word for logs.
-pub(super) fn audience(audience: Audience) -> &'static str {
-    match audience {
-        Audience::Auto => "auto",
-        Audience::Names => "names",
     }
 }
 

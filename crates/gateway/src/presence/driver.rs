@@ -7,8 +7,7 @@ use std::{
 
 use ahash::RandomState;
 use fanfare_presence::{
-    Announcement, Answer, Audience, Effect, Keeper, KeeperConfig, Place, PresenceStore, Query, QueryId, StoreError,
-    StoreEvent, StoreEvents,
+    Answer, Audience, Effect, Keeper, KeeperConfig, Place, PresenceStore, QueryId, StoreEvent, StoreEvents, Told,
 };
 use fanfare_protocol::{ErrorBody, ErrorCode};
 use fanfare_session::Completion;
@@ -17,11 +16,10 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 use tokio::{sync::mpsc, time::sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{
-    Turnout, TurnoutSink, announcing,
-    answering,
+    Turnout, TurnoutSink, announcing, answering,
     calls::{self, Done},
     message::{Asker, PresenceRequest},
     metrics::PresenceMetrics,
@@ -38,41 +36,25 @@ use crate::{
     },
 };
 
-/// What the driver is told by the configuration.
-#[derive(Clone, Debug)]
-pub(crate) struct PresenceConfig {
-    pub(crate) keeper: KeeperConfig,
-    /// Members in a snapshot that everybody gets.
-    pub(crate) page: usize,
-    /// Bytes of members in it.
-    pub(crate) page_bytes: usize,
-}
-
-/// Who waits for the answer to a question.
-enum Waiting {
-    Asker(Place, Asker),
-    /// All who are told of a place: there are few enough again to be named.
-    Watchers(Place, Audience),
-}
-
 /// Slots of shards that announcements of a place go to.
 type Watchers = SmallVec<[(ShardId, SlotId); 2]>;
 
 /// See the module.
 pub(crate) struct PresenceDriver {
-    config: PresenceConfig,
     keeper: Keeper,
     store: Arc<dyn PresenceStore>,
     begun: Instant,
     outlets: Vec<Outlet>,
     watchers: HashMap<(Place, Audience), Watchers, RandomState>,
-    questions: HashMap<QueryId, Waiting, RandomState>,
+    questions: HashMap<QueryId, (Place, Asker), RandomState>,
     next_query: u64,
     /// Calls that are under way. The keeper bounds them.
     calls: FuturesUnordered<BoxFuture<'static, Done>>,
     turnouts: TurnoutSink,
     metrics: PresenceMetrics,
     draining: bool,
+    /// The store tells nothing at the moment.
+    away: bool,
     /// The last call failed; told once.
     failing: bool,
     /// Announcements were dropped; told once.
@@ -82,15 +64,14 @@ pub(crate) struct PresenceDriver {
 impl PresenceDriver {
     /// `random` has to be another for every life of every node.
     pub(crate) fn new(
-        config: PresenceConfig,
+        config: KeeperConfig,
         store: Arc<dyn PresenceStore>,
         shards: Vec<ShardInbox>,
         turnouts: TurnoutSink,
         random: u64,
     ) -> Self {
         Self {
-            keeper: Keeper::new(config.keeper.clone(), random, Duration::ZERO),
-            config,
+            keeper: Keeper::new(config, random, Duration::ZERO),
             store,
             begun: Instant::now(),
             outlets: shards.into_iter().map(Outlet::new).collect(),
@@ -101,6 +82,7 @@ impl PresenceDriver {
             turnouts,
             metrics: PresenceMetrics::new(),
             draining: false,
+            away: false,
             failing: false,
             dropping: false,
         }
@@ -123,8 +105,7 @@ impl PresenceDriver {
             tokio::select! {
                 () = cancelled.cancelled() => break,
                 Some(done) = self.calls.next() => self.take_done(done),
-                count = requests.recv_many(&mut batch, PRESENCE_REQUESTS_PER_TURN), if !requests.is_closed() || !requests.is_empty() => {
-                    debug!(count, "requests");
+                _ = requests.recv_many(&mut batch, PRESENCE_REQUESTS_PER_TURN), if !(requests.is_closed() && requests.is_empty()) => {
                     batch.drain(..).for_each(|request| self.handle_request(request));
                 }
                 count = events.recv_many(&mut told, PRESENCE_EVENTS_PER_TURN) => {
@@ -152,9 +133,10 @@ impl PresenceDriver {
             self.carry_out(effect);
         }
         let now = Instant::now();
-        let dropped = self.outlets.iter_mut().filter(|outlet| outlet.has_backlog()).map(|outlet| outlet.drain(now)).sum();
+        let dropped =
+            self.outlets.iter_mut().filter(|outlet| outlet.has_backlog()).map(|outlet| outlet.drain(now)).sum();
         self.count_dropped(dropped);
-        self.metrics.publish(&self.keeper, self.questions.len());
+        self.metrics.publish(&self.keeper, self.questions.len(), self.away);
     }
 
     async fn end(mut self) {
@@ -201,19 +183,29 @@ impl PresenceDriver {
                 }
             }
             PresenceRequest::Ask { query, asker } if self.questions.len() >= PRESENCE_QUESTIONS => {
-                let reason = format!("{PRESENCE_QUESTIONS} questions are in hand; that is the limit");
-                let refused = StoreError::Unavailable { store: self.store.name(), reason };
-                self.answer(&query.place, asker, Err(refused));
+                let reason = format!("{PRESENCE_QUESTIONS} questions who is present are in hand; that is the limit");
+                self.answer(&query.place, asker, Err(ErrorBody::new(ErrorCode::Unavailable, reason)));
             }
-            PresenceRequest::Ask { query, asker } => self.ask(Waiting::Asker(query.place.clone(), asker), query),
+            PresenceRequest::Ask { query, asker } => {
+                let id = QueryId(self.next_query);
+                self.next_query += 1;
+                self.questions.insert(id, (query.place.clone(), asker));
+                self.keeper.handle_query(now, id, query);
+            }
             PresenceRequest::Drain => self.drain(),
         }
     }
 
     fn handle_event(&mut self, event: StoreEvent) {
         match &event {
-            StoreEvent::Interrupted => warn!(store = self.store.name(), "the presence store is away"),
-            StoreEvent::Resumed => warn!(store = self.store.name(), "the presence store is back"),
+            StoreEvent::Interrupted => {
+                self.away = true;
+                warn!(store = self.store.name(), "the presence store is away");
+            }
+            StoreEvent::Resumed => {
+                self.away = false;
+                info!(store = self.store.name(), "the presence store is back");
+            }
             StoreEvent::Changed { .. } => {}
         }
         self.keeper.handle_event(self.now(), event);
@@ -227,12 +219,12 @@ impl PresenceDriver {
 
     fn take_done(&mut self, done: Done) {
         self.metrics.called(&done);
-        match calls::error(&done.outcome) {
-            Some(error) if !self.failing => {
-                self.failing = true;
-                warn!(call = calls::kind(&done.call), %error, "a call at the presence store failed");
+        let call = done.call.name();
+        match done.outcome.failure() {
+            Some(error) if !std::mem::replace(&mut self.failing, true) => {
+                warn!(call, %error, "a call at the presence store failed");
             }
-            Some(error) => debug!(call = calls::kind(&done.call), %error, "a call at the presence store failed"),
+            Some(error) => debug!(call, %error, "a call at the presence store failed"),
             None => self.failing = false,
         }
         self.keeper.handle_done(self.now(), done.call, done.outcome);
@@ -241,33 +233,23 @@ impl PresenceDriver {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Call(call) => self.calls.push(calls::carry_out(self.store.clone(), call).boxed()),
-            Effect::Announce { place, audience, announcements } => self.announce(&place, audience, announcements),
-            Effect::Answer { query, answer } => match self.questions.remove(&query) {
-                Some(Waiting::Asker(place, asker)) => self.answer(&place, asker, answer),
-                Some(Waiting::Watchers(place, audience)) => self.snapshot(&place, audience, answer),
-                None => {}
-            },
+            Effect::Announce { place, audience, told } => self.announce(place, audience, told),
+            Effect::Answer { query, answer } => {
+                if let Some((place, asker)) = self.questions.remove(&query) {
+                    self.answer(&place, asker, Ok(answer));
+                }
+            }
             Effect::Occupied(place) => (self.turnouts)(Turnout::Occupied(place)),
             Effect::Vacated(place) => (self.turnouts)(Turnout::Vacated(place)),
             Effect::Lost { place, dead, rows } => (self.turnouts)(Turnout::Lost { place, dead, rows }),
         }
     }
 
-    fn ask(&mut self, waiting: Waiting, query: Query) {
-        let id = QueryId(self.next_query);
-        self.next_query += 1;
-        self.questions.insert(id, waiting);
-        self.keeper.handle_query(self.now(), id, query);
-    }
-
-    fn answer(&mut self, place: &Place, asker: Asker, answer: Result<Answer, StoreError>) {
+    fn answer(&mut self, place: &Place, asker: Asker, answer: Result<Answer, ErrorBody>) {
         match asker {
             Asker::Session { shard, connection, op } => {
-                let result = match answer {
-                    Ok(answer) => Ok(answering::reply(place, answer)),
-                    Err(error) => Err(refusal(&error)),
-                };
-                let message = ShardMessage::Completed { connection, op, completion: Completion::Presence(result) };
+                let completion = Completion::Presence(answer.map(|answer| Box::new(answering::reply(place, answer))));
+                let message = ShardMessage::Completed { connection, op, completion };
                 self.outlets[usize::from(shard.0)].answer(message, Instant::now());
             }
             // Who asked may have given up.
@@ -275,38 +257,21 @@ impl PresenceDriver {
         }
     }
 
-    fn announce(&mut self, place: &Place, audience: Audience, announcements: Vec<Announcement>) {
-        for announcement in announcements {
-            self.metrics.announced(announcing::kind(&announcement));
-            match announcement {
-                Announcement::Change(change) => self.tell(place, audience, announcing::change(place, &change)),
-                Announcement::Count(counts) => self.tell(place, audience, announcing::count(place, counts)),
-                Announcement::Snapshot(_) => {
-                    let query = Query {
-                        place: place.clone(),
-                        audience: Some(audience),
-                        after: None,
-                        limit: self.config.page,
-                        bytes: self.config.page_bytes,
-                    };
-                    self.ask(Waiting::Watchers(place.clone(), audience), query);
-                }
-            }
+    fn announce(&mut self, place: Place, audience: Audience, told: Vec<Told>) {
+        let to = (place, audience);
+        for told in told {
+            self.metrics.announced(&told);
+            let publication = match told {
+                Told::Change(change) => announcing::change(&to.0, &change),
+                Told::Count(counts) => announcing::count(&to.0, counts),
+                Told::Snapshot(answer) => answering::snapshot(&to.0, *answer),
+            };
+            self.tell(&to, Arc::new(publication));
         }
     }
 
-    /// Tells everybody who is there.
-    fn snapshot(&mut self, place: &Place, audience: Audience, answer: Result<Answer, StoreError>) {
-        match answer {
-            Ok(answer) => self.tell(place, audience, answering::snapshot(place, answer)),
-            Err(error) => debug!(channel = %place.channel, %error, "a snapshot was not told; its version is missing"),
-        }
-    }
-
-    fn tell(&mut self, place: &Place, audience: Audience, publication: EncodedPublication) {
-        let key = (place.clone(), audience);
-        let Some(watchers) = self.watchers.get(&key) else { return };
-        let publication = Arc::new(publication);
+    fn tell(&mut self, to: &(Place, Audience), publication: Arc<EncodedPublication>) {
+        let Some(watchers) = self.watchers.get(to) else { return };
         let now = Instant::now();
         let announce = |(shard, slot): &(ShardId, SlotId)| {
             self.outlets[usize::from(shard.0)].announce(*slot, publication.clone(), now)
@@ -338,15 +303,5 @@ async fn wait_until(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-/// What a client is told of a store's error.
-fn refusal(error: &StoreError) -> ErrorBody {
-    match error {
-        StoreError::Unavailable { .. } => ErrorBody::new(ErrorCode::Unavailable, error.to_string()),
-        StoreError::Refused { .. } | StoreError::Configuration { .. } => {
-            ErrorBody { retryable: false, ..ErrorBody::new(ErrorCode::Internal, error.to_string()) }
-        }
     }
 }

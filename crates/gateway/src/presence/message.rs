@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use fanfare_presence::{Answer, Audience, ConnectionKey, Place, Query, Row, State, StoreError};
+use fanfare_presence::{Answer, Audience, ConnectionKey, Place, Query, Row, State};
+use fanfare_protocol::ErrorBody;
 use fanfare_session::OpId;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
@@ -34,5 +35,6 @@ pub(crate) enum Asker {
     /// A session, by [`Completion::Presence`](fanfare_session::Completion::Presence).
     Session { shard: ShardId, connection: ConnectionId, op: OpId },
     /// The API.
-    Service(oneshot::Sender<Result<Answer, StoreError>>),
+    #[allow(dead_code, reason = "until the API asks")]
+    Service(oneshot::Sender<Result<Answer, ErrorBody>>),
 }

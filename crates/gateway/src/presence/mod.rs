@@ -11,7 +11,8 @@ pub(crate) mod message;
 mod metrics;
 mod outlet;
 
-use fanfare_presence::{Answer, Incarnation, Place, Query, Row, StoreError};
+use fanfare_presence::{Answer, Incarnation, Place, Query, Row};
+use fanfare_protocol::{ErrorBody, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use driver::PresenceDriver;
@@ -19,6 +20,7 @@ use message::{Asker, PresenceRequest};
 
 /// What the cluster's services may want to know of a channel's turnout.
 #[derive(Debug)]
+#[allow(dead_code, reason = "until services are told")]
 pub(crate) enum Turnout {
     /// Somebody is on the channel, where nobody was.
     Occupied(Place),
@@ -43,11 +45,12 @@ impl PresenceHandle {
     /// Who is there?
     ///
     /// # Errors
-    /// Where the store has never been there, or the node is about to end.
-    pub(crate) async fn ask(&self, query: Query) -> Result<Answer, StoreError> {
+    /// Where too many ask, or the node is about to end.
+    #[allow(dead_code, reason = "until the API asks")]
+    pub(crate) async fn ask(&self, query: Query) -> Result<Answer, ErrorBody> {
         let (answer, answered) = oneshot::channel();
         let request = PresenceRequest::Ask { query, asker: Asker::Service(answer) };
-        let ending = || StoreError::Unavailable { store: "presence", reason: "the node is going away".to_owned() };
+        let ending = || ErrorBody::new(ErrorCode::Unavailable, "this node is going away");
         self.0.send(request).await.map_err(|_| ending())?;
         answered.await.map_err(|_| ending())?
     }

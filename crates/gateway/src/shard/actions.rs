@@ -2,7 +2,7 @@
 
 use fanfare_broker::Publish;
 use fanfare_presence::ConnectionKey;
-use fanfare_protocol::{Channel, CloseCode, ErrorBody, ErrorCode, ServerMessage, Topic};
+use fanfare_protocol::{Channel, CloseCode, ErrorBody, ErrorCode, ServerMessage, Tenant, Topic};
 use fanfare_session::{Action, Completion, Granted, HistoryRange, OpId, PublishAction, SlowConsumer, Start, Time};
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -120,14 +120,7 @@ impl Shard {
     }
 
     /// Ends a subscription, and with it being a member.
-    fn give_back(
-        &self,
-        state: &mut ShardState,
-        tenant: &Tenant,
-        topic: &Topic,
-        id: ConnectionId,
-        key: ConnectionKey,
-    ) {
+    fn give_back(&self, state: &mut ShardState, tenant: &Tenant, topic: &Topic, id: ConnectionId, key: ConnectionKey) {
         let ended = state.topics.unsubscribe(tenant, topic, id);
         self.tell_hub_if_last(state, ended);
         self.leave(state, id.index as usize, key, tenant, topic);
@@ -230,10 +223,8 @@ impl Shard {
         let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
         let PublishAction { op, channel, body, id } = action;
         let publish = Publish { tenant, channel, body, id, ephemeral: false };
-        let job = ClientPublish {
-            publish,
-            publisher: Some(Publisher { shard: self.context.inbox.clone(), connection, op }),
-        };
+        let job =
+            ClientPublish { publish, publisher: Some(Publisher { shard: self.context.inbox.clone(), connection, op }) };
         if self.context.publishes.try_send(job).is_err() {
             let refusal = ErrorBody::new(ErrorCode::Unavailable, "this node has too many publishes in hand; try again");
             complete(state, index, now, op, Completion::Published(Err(refusal)));

@@ -82,6 +82,7 @@ impl Shard {
         let query = Query {
             place: Place { tenant, channel },
             audience: audience(watch),
+            snapshot,
             after,
             limit,
             bytes: self.context.outbox_bytes / 2,
