@@ -302,9 +302,11 @@ impl Keeper {
             (Call::Read { place, .. }, Outcome::Read(result)) => self.handle_read(&place, result.ok()),
             (Call::Standings(places), Outcome::Standings(result)) => self.handle_standings(&places, result),
             (Call::Resign { .. }, _) => self.drain = Drain::Done,
-            (call, outcome) => {
-                debug_assert!(matches!(call, Call::Unlisten(_)), "{call:?} does not come to {outcome:?}")
-            }
+            (Call::Unlisten(places), _) => places.iter().for_each(|place| {
+                self.unlistening.remove(place);
+                self.go_on(place);
+            }),
+            (call, outcome) => debug_assert!(false, "{call:?} does not come to {outcome:?}"),
         }
     }
 
@@ -608,3 +610,6 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

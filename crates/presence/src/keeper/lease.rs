@@ -11,6 +11,8 @@ const MARGIN: u32 = 10;
 /// How long after a renewal that failed the next is tried, in parts of a lease, and at most.
 const RETRY: u32 = 20;
 const LONGEST_RETRY: Duration = Duration::from_millis(500);
+/// How long a renewal may be without an answer before the store counts as away.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How long after the end of another's lease it is looked at; each node another time, so that one of them finds it.
 const LOOK_AFTER: u64 = 100;
 
@@ -72,6 +74,11 @@ impl Lease {
         self.held_until.is_some_and(|until| now + self.lease / MARGIN < until)
     }
 
+    /// Whether the store keeps silent.
+    pub(super) fn is_unanswered(&self, now: Duration) -> bool {
+        self.sent.is_some_and(|sent| now.saturating_sub(sent) > SILENCE)
+    }
+
     /// Whether the incarnation has no lease any more, and will never have one.
     pub(super) fn is_dead(&self, incarnation: &Incarnation) -> bool {
         self.dead.contains(incarnation)
@@ -96,6 +103,10 @@ impl Lease {
                 self.begin_anew(now);
                 self.begun = Some(now);
             }
+        }
+        // Nobody has answered with an error to a node that stood still.
+        if self.held_until.is_some_and(|until| until <= now) {
+            self.faultless_since = None;
         }
         let reaps = self.faultless_since.is_some_and(|since| now.saturating_sub(since) >= self.lease);
         Some(Renewal { incarnation: self.incarnation.clone(), lease: self.lease, begin, reaps })

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::own::Awaited;
-use crate::{Announcer, Audience, Incarnation, Member, Query, QueryId, Roster, Row, RowChange, RowPage, User, Version};
+use crate::{Announcer, Audience, Changed, Incarnation, Query, QueryId, Roster, Row, RowChange, RowPage, Version};
 
 /// Changes of rows that may wait while pages are read; beyond it reading begins anew.
 const BUFFERED_ROWS: usize = 20_000;
@@ -236,36 +236,20 @@ impl Mirror {
     }
 
     fn apply(&mut self, now: Duration, change: RowChange) {
-        let user = match &change {
-            RowChange::Put(_, row) => row.user.clone(),
-            RowChange::Removed { user, .. } => user.clone(),
-        };
-        let is_watched = self.watchers.iter().any(|watcher| watcher.announcer.is_some());
-        let before = is_watched.then(|| self.roster.member(&user)).flatten();
-        if self.roster.apply(change).is_some() && is_watched {
-            self.note(now, &user, before);
-        }
+        let changed = self.roster.apply(change);
+        self.note(now, &changed);
     }
 
-    fn note(&mut self, now: Duration, user: &User, before: Option<Member>) {
+    fn note(&mut self, now: Duration, changed: &[Changed]) {
         for announcer in self.watchers.iter_mut().filter_map(|watcher| watcher.announcer.as_mut()) {
-            announcer.handle_change(now, user, before.clone());
+            changed.iter().for_each(|changed| announcer.handle_change(now, changed));
         }
     }
 
-    /// Everybody who was or is there may be told differently; the announcers tell only what is different.
     fn note_differences(&mut self, now: Duration, before: &Roster) {
-        if self.watchers.iter().all(|watcher| watcher.announcer.is_none()) {
-            return;
-        }
-        let everybody = |roster: &Roster| roster.page(None, usize::MAX, usize::MAX).members;
-        for member in everybody(before) {
-            self.note(now, &member.user.clone(), Some(member));
-        }
-        for member in everybody(&self.roster) {
-            if before.member(&member.user).is_none() {
-                self.note(now, &member.user, None);
-            }
+        if self.watchers.iter().any(|watcher| watcher.announcer.is_some()) {
+            let changed = self.roster.differences(before);
+            self.note(now, &changed);
         }
     }
 

@@ -47,12 +47,12 @@ pub struct Answer {
 impl Keeper {
     /// Whether calls fail, or changes are not told.
     pub(super) fn is_away(&self) -> bool {
-        !self.is_connected || self.now < self.paused_until
+        !self.is_connected || self.now < self.paused_until || self.lease.is_unanswered(self.now)
     }
 
     pub(super) fn is_stale(&self, place: &Place) -> bool {
         let confirmed = self.mirrors.get(place).is_some_and(|mirror| mirror.is_confirmed && mirror.version().is_some());
-        !self.is_connected || !confirmed || !self.holds_lease()
+        !self.is_connected || !confirmed || !self.holds_lease() || self.lease.is_unanswered(self.now)
     }
 
     pub(super) fn answer_all(&mut self) {
@@ -91,8 +91,8 @@ impl Keeper {
             }
             let Some(mirror) = self.mirrors.get_mut(place) else { return };
             let announcer = query.audience.and_then(|audience| mirror.announcer(audience));
-            let version = announcer.as_ref().map(|announcer| announcer.version());
-            let counts_only = query.snapshot && announcer.is_some_and(|announcer| announcer.counts_only());
+            let counts_only = query.snapshot && announcer.as_ref().is_some_and(|announcer| announcer.counts_only());
+            let version = announcer.map(|announcer| announcer.show());
             let query = if counts_only { Query { limit: 0, ..query } } else { query };
             let answer = Answer { version, ..answer(&mirror.roster, &query, stale) };
             self.effects.push_back(Effect::Answer { query: id, answer });
