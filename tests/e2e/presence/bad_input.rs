@@ -87,11 +87,12 @@ async fn each_has_its_code() {
         known.view(CHANNEL).member("mallory").is_some_and(|seen| seen.info == info(INFO_BYTES))
     })
     .await;
-    let known = calm.known();
-    let after = &known.view(CHANNEL).log()[before..];
-    assert_eq!(after.len(), 1, "only what is allowed was told: {after:?}");
-    assert_eq!((known.publications().len(), known.told("system:gap")), (0, 0));
-    drop(known);
+    {
+        let known = calm.known();
+        let after = &known.view(CHANNEL).log()[before..];
+        assert_eq!(after.len(), 1, "only what is allowed was told: {after:?}");
+        assert_eq!((known.publications().len(), known.told("system:gap")), (0, 0));
+    }
     calm.assert_sound();
     assert!(!node.process().stderr().contains("panicked"), "{}", node.process().log());
 }
@@ -217,17 +218,18 @@ async fn ten_thousand_updates_at_once() {
     let last = format!("s{}", accepted.last().expect("some are"));
     calm.wait("the last update", |known| known.view(CHANNEL).member("mallory").is_some_and(|seen| seen.status == last))
         .await;
-    let known = calm.known();
-    let told = &known.view(CHANNEL).log()[before..];
-    let batches = (begun.elapsed().as_secs_f64() / Duration::from_millis(250).as_secs_f64()) as usize + 2;
-    assert!(told.len() <= batches, "{} changes were told in {:?}", told.len(), begun.elapsed());
-    assert!(told.iter().all(|change| change.seen.status != "offline"), "an update is no leave");
-    println!(
-        "{UPDATES} set_presence in {took:.1?}: {} accepted, {refused} refused as RATE_LIMIT, {} changes told to others",
-        accepted.len(),
-        told.len(),
-    );
-    drop(known);
+    {
+        let known = calm.known();
+        let told = &known.view(CHANNEL).log()[before..];
+        let batches = (begun.elapsed().as_secs_f64() / Duration::from_millis(250).as_secs_f64()) as usize + 2;
+        assert!(told.len() <= batches, "{} changes were told in {:?}", told.len(), begun.elapsed());
+        assert!(told.iter().all(|change| change.seen.status != "offline"), "an update is no leave");
+        println!(
+            "{UPDATES} set_presence in {took:.1?}: {} accepted, {refused} refused as RATE_LIMIT, {} changes told to others",
+            accepted.len(),
+            told.len(),
+        );
+    }
     // Others are not slowed down by it: the bucket is the connection's own.
     let mut other = Watcher::connect(&node, "other").await;
     other.subscribe(&[CHANNEL], json!({})).await;
