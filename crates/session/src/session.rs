@@ -227,8 +227,12 @@ impl Session {
                 self.reply(id, result.map(|position| Reply::Published { position }));
             }
             (Operation::History { id }, Completion::History(result)) => self.history_read(id, result),
-            (Operation::Presence { id }, Completion::Presence(result)) => self.presence_read(id, result),
-            (Operation::Snapshot { channel }, Completion::Presence(result)) => self.snapshot_read(&channel, result),
+            (Operation::Presence { id }, Completion::Presence(result)) => {
+                self.presence_read(id, result.map(|read| *read))
+            }
+            (Operation::Snapshot { channel }, Completion::Presence(result)) => {
+                self.snapshot_read(&channel, result.map(|read| *read));
+            }
             (operation, completion) => unreachable!("{operation:?} does not fit {completion:?}"),
         }
         self.pending.take_if(|pending| pending.is_empty());
