@@ -10,6 +10,8 @@ mod driver;
 pub(crate) mod message;
 mod metrics;
 mod outlet;
+#[cfg(test)]
+mod tests;
 
 use fanfare_presence::{Answer, Incarnation, Place, Query, Row};
 use fanfare_protocol::{ErrorBody, ErrorCode};
