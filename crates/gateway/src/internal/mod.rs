@@ -4,6 +4,7 @@ mod api;
 mod error;
 mod guard;
 mod history;
+mod inspection;
 mod keys;
 mod request;
 
