@@ -2,14 +2,43 @@
 //!
 //! `handle_*` what happens, then [`Keeper::poll_effect`] until it gives nothing, then [`Keeper::poll_timeout`].
 
-use std::{sync::Arc, time::Duration};
+mod call;
+mod effect;
+mod lease;
+mod mirror;
+mod own;
+mod question;
+mod reaper;
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::value::RawValue;
 
 use crate::{
-    Announcement, Audience, ConnectionKey, Incarnation, Leases, MemberPage, Place, Reap, Reaped, Renewal, Row, RowPage,
-    Standing, State, StoreError, StoreEvent, User, Write, Written,
+    Announcement, Audience, ConnectionKey, Incarnation, Leases, Place, Reap, Reaped, Renewal, Row, RowPage, Standing,
+    State, StoreError, StoreEvent,
 };
+pub use call::{Call, Outcome};
+pub use effect::{Effect, Told};
+pub use question::{Answer, Query, QueryId};
+
+use lease::{Lease, Renewed};
+use mirror::{Mirror, PageRead, Phase, Waiting};
+use own::OwnRows;
+use question::{PATIENCE, answer};
+use reaper::Reaper;
+
+/// How long nothing is tried after the store has failed, doubled with each failure up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Channels in one call that listens, or that asks where they stand.
+const PLACES_PER_CALL: usize = 128;
+/// Rows that are read with one call.
+const ROWS_PER_READ: usize = 500;
 
 /// What a keeper is told by the configuration.
 #[derive(Clone, Debug)]
@@ -26,172 +55,561 @@ pub struct KeeperConfig {
     pub max_named: usize,
     /// Calls at the store at one time.
     pub calls: usize,
-}
-
-/// Names a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct QueryId(pub u64);
-
-/// Who is there?
-#[derive(Clone, Debug)]
-pub struct Query {
-    /// On which channel.
-    pub place: Place,
-    /// For one who watches: the version that its announcements go on from.
-    pub audience: Option<Audience>,
-    /// Members behind this one.
-    pub after: Option<User>,
-    /// At most so many; 0 for counts alone.
-    pub limit: usize,
-    /// At most so many bytes of them, as JSON.
-    pub bytes: usize,
-}
-
-/// Who is there.
-#[derive(Debug)]
-pub struct Answer {
-    /// How many members.
-    pub users: u64,
-    /// How many connections.
-    pub connections: u64,
-    /// Members; `None` where only counts were asked for, or there are too many to be named unasked.
-    pub members: Option<MemberPage>,
-    /// The version of what was announced last, for one who watches.
-    pub version: Option<u64>,
-    /// The store is away, or was a moment ago: this is what the node knew last.
-    pub stale: bool,
-}
-
-/// What has to be done.
-#[derive(Debug)]
-pub enum Effect {
-    /// Have the store do it, and give what it came to to [`Keeper::handle_done`]. Those that are given one after the other
-    /// may be done at the same time.
-    Call(Call),
-    /// Tell those who watch.
-    Announce {
-        /// Which channel.
-        place: Place,
-        /// Which of them.
-        audience: Audience,
-        /// What, in this order.
-        announcements: Vec<Announcement>,
-    },
-    /// Answer a question.
-    Answer {
-        /// Which.
-        query: QueryId,
-        /// The answer.
-        answer: Result<Answer, StoreError>,
-    },
-    /// Somebody is on the channel, where nobody was. In the whole cluster.
-    Occupied(Place),
-    /// Nobody is on the channel any more. In the whole cluster.
-    Vacated(Place),
-    /// A dead node's rows were found; the reaper tells of them.
-    Lost {
-        /// Where.
-        place: Place,
-        /// Whose.
-        dead: Incarnation,
-        /// The rows.
-        rows: Vec<Row>,
-    },
-}
-
-/// Something that the store is to do.
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "each is a method of PresenceStore with its arguments")]
-pub enum Call {
-    Renew(Renewal),
-    Resign { incarnation: Incarnation, after: Duration, at_once: bool },
-    Write(Write),
-    Note { incarnation: Incarnation, places: Vec<Place> },
-    Unnote { incarnation: Incarnation, places: Vec<Place> },
-    Noted { incarnation: Incarnation, cursor: Option<u64>, limit: usize },
-    Read { place: Place, cursor: Option<u64>, limit: usize },
-    Standings(Vec<Place>),
-    Reap(Reap),
-    Reaped { dead: Incarnation, again: Duration },
-    Listen(Vec<Place>),
-    Unlisten(Vec<Place>),
-}
-
-/// What a call came to.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "each is what the method of PresenceStore answers")]
-pub enum Outcome {
-    Renewed(Result<Leases, StoreError>),
-    Written(Result<Written, StoreError>),
-    Noted(Result<(Vec<Place>, Option<u64>), StoreError>),
-    Read(Result<RowPage, StoreError>),
-    Standings(Result<Vec<Standing>, StoreError>),
-    Reaped(Result<Reaped, StoreError>),
-    Done(Result<(), StoreError>),
+    /// Bytes of members in a snapshot that is told to everybody.
+    pub snapshot_bytes: usize,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Keeper {
-    _config: KeeperConfig,
+    config: KeeperConfig,
+    now: Duration,
+    lease: Lease,
+    own: OwnRows,
+    mirrors: HashMap<Place, Mirror>,
+    reaper: Reaper,
+    effects: VecDeque<Effect>,
+    timers: BTreeSet<(Duration, Timer)>,
+    /// Mirrors that need a call: to listen, or to be read.
+    calls: VecDeque<Place>,
+    /// Channels that have to be asked where they stand: mirrors in doubt, and questions for counts.
+    standings: VecDeque<Place>,
+    counting: HashMap<Place, Vec<QueryId>>,
+    unlisten: Vec<Place>,
+    /// Those of which a call that unlistens is under way.
+    unlistening: HashSet<Place>,
+    in_flight: usize,
+    /// The store tells of changes.
+    is_connected: bool,
+    /// Nothing is tried before; and how long the pause after the next failure is.
+    paused_until: Duration,
+    pause: Duration,
+    drain: Drain,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Leave(Place, ConnectionKey),
+    Announce(Place),
+    Patience(Place),
+    Linger(Place),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drain {
+    No,
+    Resigning,
+    Done,
 }
 
 impl Keeper {
     /// A node without connections. `random` has to be another for every life of every node.
-    pub fn new(config: KeeperConfig, _random: u64, _now: Duration) -> Self {
-        Self { _config: config }
+    pub fn new(config: KeeperConfig, random: u64, now: Duration) -> Self {
+        Self {
+            lease: Lease::new(config.node.clone(), config.lease, random, now),
+            config,
+            now,
+            own: OwnRows::default(),
+            mirrors: HashMap::new(),
+            reaper: Reaper::default(),
+            effects: VecDeque::new(),
+            timers: BTreeSet::new(),
+            calls: VecDeque::new(),
+            standings: VecDeque::new(),
+            counting: HashMap::new(),
+            unlisten: Vec::new(),
+            unlistening: HashSet::new(),
+            in_flight: 0,
+            is_connected: true,
+            paused_until: now,
+            pause: FIRST_PAUSE,
+            drain: Drain::No,
+        }
+    }
+
+    /// Connections × channels of this node, those that wait for their grace included.
+    pub fn rows(&self) -> usize {
+        self.own.rows()
+    }
+
+    /// Channels with something that the store does not have yet.
+    pub fn unwritten(&self) -> usize {
+        self.own.waiting()
+    }
+
+    /// Channels that are mirrored.
+    pub fn mirrored(&self) -> usize {
+        self.mirrors.len()
+    }
+
+    /// Whether this node's lease is held.
+    pub fn holds_lease(&self) -> bool {
+        self.lease.may_write(self.now)
+    }
+
+    /// Which life of the node this is.
+    pub fn incarnation(&self) -> &Incarnation {
+        self.lease.incarnation()
     }
 
     /// A connection of this node is on a channel.
-    pub fn handle_join(&mut self, _now: Duration, _place: &Place, _row: Row) {}
+    pub fn handle_join(&mut self, now: Duration, place: &Place, row: Row) {
+        self.now = now;
+        if self.drain == Drain::No {
+            self.own.join(place, row);
+        }
+    }
 
     /// A connection of this node is doing something else, or says something else of itself. Passed over where it is not there.
     pub fn handle_update(
         &mut self,
-        _now: Duration,
-        _place: &Place,
-        _connection: ConnectionKey,
-        _state: State,
-        _info: Option<Arc<RawValue>>,
+        now: Duration,
+        place: &Place,
+        connection: ConnectionKey,
+        state: State,
+        info: Option<Arc<RawValue>>,
     ) {
+        self.now = now;
+        if self.drain == Drain::No {
+            self.own.update(place, connection, state, info);
+        }
     }
 
     /// A connection of this node is not on the channel any more. Its row goes after the grace.
-    pub fn handle_leave(&mut self, _now: Duration, _place: &Place, _connection: ConnectionKey) {}
+    pub fn handle_leave(&mut self, now: Duration, place: &Place, connection: ConnectionKey) {
+        self.now = now;
+        if self.drain == Drain::No
+            && let Some(at) = self.own.leave(now + self.config.grace, place, connection)
+        {
+            self.timers.insert((at, Timer::Leave(place.clone(), connection)));
+        }
+    }
 
     /// The first of an audience on this node.
-    pub fn handle_watch(&mut self, _now: Duration, _place: &Place, _audience: Audience) {}
+    pub fn handle_watch(&mut self, now: Duration, place: &Place, audience: Audience) {
+        self.now = now;
+        let mirror = self.mirror(place);
+        mirror.watch(audience);
+        self.go_on(place);
+    }
 
     /// The last of an audience on this node is gone.
-    pub fn handle_unwatch(&mut self, _now: Duration, _place: &Place, _audience: Audience) {}
+    pub fn handle_unwatch(&mut self, now: Duration, place: &Place, audience: Audience) {
+        self.now = now;
+        let Some(mirror) = self.mirrors.get_mut(place) else { return };
+        if !mirror.unwatch(audience) {
+            // They often come back.
+            let until = now + self.config.grace;
+            mirror.lingers_until = Some(until);
+            self.timers.insert((until, Timer::Linger(place.clone())));
+        }
+    }
 
     /// A question. It is answered once, by [`Effect::Answer`].
-    pub fn handle_query(&mut self, _now: Duration, _id: QueryId, _query: Query) {}
+    pub fn handle_query(&mut self, now: Duration, id: QueryId, query: Query) {
+        self.now = now;
+        let place = query.place.clone();
+        if query.limit == 0 && !self.mirrors.contains_key(&place) {
+            if self.is_away() {
+                return self.answer_from_own(id, &query);
+            }
+            let asking = self.counting.entry(place.clone()).or_default();
+            asking.push(id);
+            if asking.len() == 1 {
+                self.standings.push_back(place);
+            }
+            return;
+        }
+        let awaited = self.own.awaited(&place);
+        let until = now + PATIENCE;
+        let mirror = self.mirror(&place);
+        mirror.waiting.push(Waiting { id, query, awaited, until });
+        self.timers.insert((until, Timer::Patience(place.clone())));
+        self.go_on(&place);
+        self.answer_waiting(&place);
+    }
 
     /// Takes what the store tells unasked.
-    pub fn handle_event(&mut self, _now: Duration, _event: StoreEvent) {}
+    pub fn handle_event(&mut self, now: Duration, event: StoreEvent) {
+        self.now = now;
+        match event {
+            StoreEvent::Changed { place, version, changes } => {
+                let Some(mirror) = self.mirrors.get_mut(&place) else { return };
+                if !mirror.handle_change(now, version, changes) {
+                    mirror.is_confirmed = false;
+                }
+                self.go_on(&place);
+                self.answer_waiting(&place);
+            }
+            StoreEvent::Interrupted => {
+                self.is_connected = false;
+                self.mirrors.values_mut().for_each(|mirror| mirror.is_confirmed = false);
+                self.answer_all();
+            }
+            StoreEvent::Resumed => {
+                self.is_connected = true;
+                self.paused_until = now;
+                // What it has is not known: it may have lost anything.
+                self.own.write_anew(false);
+                self.doubt_all();
+            }
+        }
+    }
 
     /// Takes what a call came to.
-    pub fn handle_done(&mut self, _now: Duration, _call: Call, _outcome: Outcome) {}
+    pub fn handle_done(&mut self, now: Duration, call: Call, outcome: Outcome) {
+        self.now = now;
+        if let (Call::Renew(renewal), Outcome::Renewed(result)) = (&call, &outcome) {
+            return self.handle_renewed(renewal, result.as_ref().ok());
+        }
+        self.in_flight -= 1;
+        match outcome.failure() {
+            None => {
+                self.pause = FIRST_PAUSE;
+            }
+            Some(_) => {
+                self.paused_until = now + self.pause / 2 + self.lease.up_to(self.pause / 2);
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+        self.handle_outcome(call, outcome);
+    }
+
+    fn handle_outcome(&mut self, call: Call, outcome: Outcome) {
+        let is_done = outcome.failure().is_none();
+        match (call, outcome) {
+            (Call::Write(write), Outcome::Written(result)) => {
+                let place = write.place.clone();
+                self.own.handle_written(&write, result.as_ref().ok().map(|written| &written.version));
+                if let Ok(written) = result {
+                    if written.occupied {
+                        self.effects.push_back(Effect::Occupied(place.clone()));
+                    }
+                    if written.vacated {
+                        self.effects.push_back(Effect::Vacated(place.clone()));
+                    }
+                }
+                self.answer_waiting(&place);
+            }
+            (Call::Note { places, .. }, _) => self.own.handle_noted(&places, is_done),
+            (Call::Unnote { places, .. }, _) => self.own.handle_unnoted(&places, is_done),
+            (Call::UnnoteDead { dead, .. } | Call::Reaped { dead, .. }, _) => self.reaper.handle_done(&dead, is_done),
+            (Call::Noted { incarnation, .. }, Outcome::Noted(result)) => {
+                self.reaper.handle_noted(&incarnation, result.ok());
+            }
+            (Call::Reap(reap), Outcome::Reaped(result)) => self.handle_reaped(reap, result.ok()),
+            (Call::Listen(places), _) => places.iter().for_each(|place| self.handle_listened(place, is_done)),
+            (Call::Read { place, .. }, Outcome::Read(result)) => self.handle_read(&place, result.ok()),
+            (Call::Standings(places), Outcome::Standings(result)) => self.handle_standings(&places, result),
+            (Call::Resign { .. }, _) => self.drain = Drain::Done,
+            (Call::Unlisten(places), _) => places.iter().for_each(|place| {
+                self.unlistening.remove(place);
+                self.go_on(place);
+            }),
+            (call, outcome) => debug_assert!(false, "{call:?} does not come to {outcome:?}"),
+        }
+    }
 
     /// Time has reached what `poll_timeout` said. Earlier calls are harmless.
-    pub fn handle_timeout(&mut self, _now: Duration) {}
+    pub fn handle_timeout(&mut self, now: Duration) {
+        self.now = now;
+        while let Some((at, _)) = self.timers.first()
+            && *at <= now
+        {
+            let Some((_, timer)) = self.timers.pop_first() else { break };
+            match timer {
+                Timer::Leave(place, connection) => {
+                    if self.drain == Drain::No {
+                        self.own.leave_due(now, &place, connection);
+                    }
+                }
+                Timer::Announce(place) => self.announce(&place),
+                Timer::Patience(place) => self.answer_waiting(&place),
+                Timer::Linger(place) => self.drop_if_unwatched(&place),
+            }
+        }
+    }
 
     /// The node goes away: rows stay, the lease is shortened to the grace, nothing more is written.
-    pub fn handle_drain(&mut self, _now: Duration) {}
+    pub fn handle_drain(&mut self, now: Duration) {
+        self.now = now;
+        if self.drain == Drain::No {
+            self.drain = Drain::Resigning;
+            self.in_flight += 1;
+            self.effects.push_back(Effect::Call(Call::Resign {
+                incarnation: self.lease.incarnation().clone(),
+                after: self.config.grace,
+                at_once: self.own.is_empty(),
+            }));
+        }
+    }
 
     /// Whether nothing is left to be done after [`handle_drain`](Self::handle_drain).
     pub fn is_drained(&self) -> bool {
-        true
+        self.drain == Drain::Done
     }
 
     /// The next thing to do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        None
+        if let Some(effect) = self.effects.pop_front() {
+            return Some(effect);
+        }
+        if self.drain != Drain::No {
+            return None;
+        }
+        if let Some(renewal) = self.lease.renewal(self.now) {
+            return Some(Effect::Call(Call::Renew(renewal)));
+        }
+        if self.in_flight >= self.config.calls || self.now < self.paused_until {
+            return None;
+        }
+        let call = self.next_call()?;
+        self.in_flight += 1;
+        Some(Effect::Call(call))
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        None
+        if self.drain != Drain::No {
+            return None;
+        }
+        let first = self.timers.first().map(|(at, _)| *at);
+        let paused = (self.now < self.paused_until).then_some(self.paused_until);
+        let may_write = self.in_flight < self.config.calls && paused.is_none() && self.lease.may_write(self.now);
+        let paced = may_write.then(|| self.own.due()).flatten();
+        [first, paused, self.lease.due(), paced].into_iter().flatten().min()
+    }
+
+    /// What is done at the store next; renewals come before all of it.
+    fn next_call(&mut self) -> Option<Call> {
+        if let Some(call) = self.next_mirror_call() {
+            return Some(call);
+        }
+        if !self.standings.is_empty() {
+            let count = self.standings.len().min(PLACES_PER_CALL);
+            return Some(Call::Standings(self.standings.drain(..count).collect()));
+        }
+        if self.lease.may_write(self.now) {
+            if let Some(call) = self.reaper.next_call() {
+                return Some(call);
+            }
+            if let Some(call) = self.own.next_call(self.now, self.lease.incarnation()) {
+                return Some(call);
+            }
+        }
+        let count = self.unlisten.len().min(PLACES_PER_CALL);
+        let places: Vec<Place> = self.unlisten.drain(..count).collect();
+        self.unlistening.extend(places.iter().cloned());
+        (count > 0).then_some(Call::Unlisten(places))
+    }
+
+    fn next_mirror_call(&mut self) -> Option<Call> {
+        let mut listen = Vec::new();
+        while let Some(place) = self.calls.front() {
+            let Some(mirror) = self.mirrors.get_mut(place) else {
+                self.calls.pop_front();
+                continue;
+            };
+            match mirror.phase {
+                Phase::Unlistened if listen.len() < PLACES_PER_CALL => {
+                    mirror.phase = Phase::Listening;
+                    mirror.is_queued = false;
+                    listen.extend(self.calls.pop_front());
+                }
+                Phase::Unread if listen.is_empty() => {
+                    mirror.begin_reading();
+                    mirror.is_queued = false;
+                    let place = self.calls.pop_front()?;
+                    return Some(Call::Read { place, cursor: None, limit: ROWS_PER_READ });
+                }
+                Phase::Unlistened | Phase::Unread => break,
+                Phase::Listening | Phase::Reading(_) | Phase::Following(_) => {
+                    mirror.is_queued = false;
+                    self.calls.pop_front();
+                }
+            }
+        }
+        (!listen.is_empty()).then_some(Call::Listen(listen))
+    }
+
+    fn handle_renewed(&mut self, renewal: &Renewal, leases: Option<&Leases>) {
+        let Some(leases) = leases else { return self.lease.handle_failed(self.now) };
+        match self.lease.handle_renewed(self.now, renewal, leases) {
+            Renewed::Held | Renewed::Begun => leases.reap.iter().for_each(|dead| self.reaper.begin(dead.clone())),
+            Renewed::Lost => {
+                self.reaper.stop();
+                // What the old one wrote too late, or was not reaped of before, goes once the new one has its lease.
+                if !renewal.begin {
+                    self.reaper.begin(renewal.incarnation.clone());
+                }
+                self.own.write_anew(true);
+                self.doubt_all();
+            }
+        }
+        self.answer_all();
+    }
+
+    fn handle_reaped(&mut self, reap: Reap, result: Option<Reaped>) {
+        let (place, dead) = (reap.place.clone(), reap.dead.clone());
+        let Some(removed) = self.reaper.handle_reaped(reap, result) else { return };
+        if !removed.rows.is_empty() {
+            self.effects.push_back(Effect::Lost { place: place.clone(), dead, rows: removed.rows });
+        }
+        if removed.vacated {
+            self.effects.push_back(Effect::Vacated(place));
+        }
+    }
+
+    fn handle_listened(&mut self, place: &Place, is_done: bool) {
+        let Some(mirror) = self.mirrors.get_mut(place) else {
+            // Nobody watches any more; the store listens all the same.
+            if is_done {
+                self.unlisten.push(place.clone());
+            }
+            return;
+        };
+        if matches!(mirror.phase, Phase::Listening) {
+            mirror.phase = if is_done { Phase::Unread } else { Phase::Unlistened };
+        }
+        self.go_on(place);
+        self.answer_waiting(place);
+    }
+
+    fn handle_read(&mut self, place: &Place, page: Option<RowPage>) {
+        let Some(mirror) = self.mirrors.get_mut(place) else { return };
+        match page {
+            None => {
+                mirror.phase = Phase::Unread;
+            }
+            Some(page) => {
+                let lease = &self.lease;
+                if let PageRead::More(cursor) =
+                    mirror.handle_page(self.now, page, |incarnation| lease.is_dead(incarnation))
+                {
+                    self.in_flight += 1;
+                    let call = Call::Read { place: place.clone(), cursor: Some(cursor), limit: ROWS_PER_READ };
+                    return self.effects.push_back(Effect::Call(call));
+                }
+            }
+        }
+        self.go_on(place);
+        self.answer_waiting(place);
+    }
+
+    fn handle_standings(&mut self, places: &[Place], result: Result<Vec<Standing>, StoreError>) {
+        for (index, place) in places.iter().enumerate() {
+            let standing = result.as_ref().ok().and_then(|standings| standings.get(index));
+            for id in self.counting.remove(place).unwrap_or_default() {
+                match standing {
+                    Some(standing) => {
+                        let Standing { users, connections, .. } = *standing;
+                        let answer =
+                            Answer { users, connections, members: None, version: None, stale: !self.holds_lease() };
+                        self.effects.push_back(Effect::Answer { query: id, answer });
+                    }
+                    None => self.answer_counts_from_own(id, place),
+                }
+            }
+            let Some(mirror) = self.mirrors.get_mut(place) else { continue };
+            match standing {
+                None => self.standings.push_back(place.clone()),
+                Some(standing) if mirror.version() == Some(&standing.version) => mirror.is_confirmed = true,
+                Some(_) => {
+                    mirror.handle_doubt();
+                }
+            }
+            self.go_on(place);
+            self.answer_waiting(place);
+        }
+    }
+
+    fn mirror(&mut self, place: &Place) -> &mut Mirror {
+        let unlisten = &mut self.unlisten;
+        self.mirrors.entry(place.clone()).or_insert_with(|| {
+            let mut mirror = Mirror::new();
+            // Nobody has told the store yet that it was not wanted for a while.
+            if let Some(at) = unlisten.iter().position(|other| other == place) {
+                unlisten.swap_remove(at);
+                mirror.phase = Phase::Unread;
+            }
+            mirror
+        })
+    }
+
+    /// Sees to it that a mirror gets the call that it needs, and is woken when it has something to tell.
+    fn go_on(&mut self, place: &Place) {
+        let Some(mirror) = self.mirrors.get_mut(place) else { return };
+        mirror.prepare(self.config.batch, self.config.max_named);
+        let wants_call = matches!(mirror.phase, Phase::Unlistened | Phase::Unread);
+        if wants_call && !mirror.is_queued && !self.unlistening.contains(place) {
+            mirror.is_queued = true;
+            self.calls.push_back(place.clone());
+        }
+        if let Some(due) = mirror.due() {
+            self.timers.insert((due, Timer::Announce(place.clone())));
+        }
+    }
+
+    /// Each mirror is compared with the store, which costs one call for many.
+    fn doubt_all(&mut self) {
+        self.standings.clear();
+        self.standings.extend(self.counting.keys().cloned());
+        for (place, mirror) in &mut self.mirrors {
+            mirror.is_confirmed = false;
+            if !self.counting.contains_key(place) {
+                self.standings.push_back(place.clone());
+            }
+        }
+    }
+
+    fn announce(&mut self, place: &Place) {
+        for audience in [Audience::Auto, Audience::Names] {
+            let Some(mirror) = self.mirrors.get_mut(place) else { return };
+            let (now, roster) = (self.now, std::mem::take(&mut mirror.roster));
+            let announced = mirror.announcer(audience).map(|announcer| announcer.poll(now, &roster));
+            mirror.roster = roster;
+            let mut told = Vec::new();
+            for announcement in announced.unwrap_or_default() {
+                told.push(match announcement {
+                    Announcement::Change(change) => Told::Change(change),
+                    Announcement::Count(counts) => Told::Count(counts),
+                    Announcement::Snapshot(version) => {
+                        let query = Query {
+                            place: place.clone(),
+                            audience: None,
+                            snapshot: false,
+                            after: None,
+                            limit: self.config.max_named,
+                            bytes: self.config.snapshot_bytes,
+                        };
+                        let stale = self.is_stale(place);
+                        let Some(mirror) = self.mirrors.get(place) else { return };
+                        let answer = Answer { version: Some(version), ..answer(&mirror.roster, &query, stale) };
+                        Told::Snapshot(Box::new(answer))
+                    }
+                });
+            }
+            if !told.is_empty() {
+                self.effects.push_back(Effect::Announce { place: place.clone(), audience, told });
+            }
+        }
+        self.go_on(place);
+    }
+
+    /// A mirror that nobody watches lingers for a while; one that was made for a question goes with its answer.
+    fn drop_if_unwatched(&mut self, place: &Place) {
+        let Some(mirror) = self.mirrors.get(place) else { return };
+        let lingers = mirror.lingers_until.is_some_and(|until| until > self.now);
+        if mirror.is_watched() || lingers || !mirror.waiting.is_empty() {
+            return;
+        }
+        let is_listening = !matches!(mirror.phase, Phase::Unlistened | Phase::Listening);
+        self.mirrors.remove(place);
+        if is_listening {
+            self.unlisten.push(place.clone());
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

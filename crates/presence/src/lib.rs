@@ -5,13 +5,15 @@
 
 mod announcer;
 mod keeper;
+mod options;
 mod roster;
 mod row;
 mod store;
 
 pub use announcer::{Announcement, Announcer, Audience, Counts, MemberChange};
-pub use keeper::{Answer, Call, Effect, Keeper, KeeperConfig, Outcome, Query, QueryId};
-pub use roster::{Member, MemberPage, Roster};
+pub use keeper::{Answer, Call, Effect, Keeper, KeeperConfig, Outcome, Query, QueryId, Told};
+pub use options::StoreOptions;
+pub use roster::{Changed, Member, MemberPage, Roster};
 pub use row::{ConnectionKey, Incarnation, Place, Row, RowChange, State, StateError, User};
 pub use store::{
     Leases, PresenceStore, Reap, Reaped, Renewal, RowPage, Standing, StoreError, StoreEvent, StoreEvents, Version,

@@ -177,12 +177,21 @@ impl State {
     }
 }
 
+impl RowChange {
+    /// Whose row it is or was.
+    pub fn user(&self) -> &User {
+        match self {
+            Self::Put(_, row) => &row.user,
+            Self::Removed { user, .. } => user,
+        }
+    }
+}
+
 /// The info byte for byte.
 impl PartialEq for Row {
     fn eq(&self, other: &Self) -> bool {
-        let info = |row: &Self| row.info.as_ref().map(|info| info.get().to_owned());
-        (self.connection, &self.user, &self.state, self.since)
-            == (other.connection, &other.user, &other.state, other.since)
-            && info(self) == info(other)
+        let (info, other_info) = (self.info.as_deref().map(RawValue::get), other.info.as_deref().map(RawValue::get));
+        (self.connection, &self.user, &self.state, self.since, info)
+            == (other.connection, &other.user, &other.state, other.since, other_info)
     }
 }

@@ -1,0 +1,276 @@
+//! A channel's rows as this node mirrors them: listening first, then reading, then following. Pure; time is an argument.
+//!
+//! Versions are consecutive, so a change that was missed shows; then everything is read anew, and those who watch are told the
+//! difference. Changes that come while pages are read are applied behind them: each says all of its row, so that the order of
+//! pages and changes does not matter as long as no change after the first page is missing.
+
+use std::time::Duration;
+
+use super::own::Awaited;
+use crate::{Announcer, Audience, Changed, Incarnation, Query, QueryId, Roster, Row, RowChange, RowPage, Version};
+
+/// Changes of rows that may wait while pages are read; beyond it reading begins anew.
+const BUFFERED_ROWS: usize = 20_000;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    pub(super) roster: Roster,
+    pub(super) phase: Phase,
+    /// What it follows is what the store has, as far as anybody knows: nothing was interrupted since.
+    pub(super) is_confirmed: bool,
+    /// A question or a call for it stands in a queue.
+    pub(super) is_queued: bool,
+    /// Whom to tell; the announcer is there once there is something to compare with.
+    watchers: [Watcher; 2],
+    buffered: Vec<(Version, Vec<RowChange>)>,
+    buffered_rows: usize,
+    pub(super) waiting: Vec<Waiting>,
+    /// When nobody watches any more, until when it is followed all the same.
+    pub(super) lingers_until: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+struct Watcher {
+    is_there: bool,
+    announcer: Option<Announcer>,
+}
+
+/// How far it has come.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// The store has still to be asked to tell of changes.
+    Unlistened,
+    /// It is asked.
+    Listening,
+    /// It tells, and rows are to be read.
+    Unread,
+    /// They are being read.
+    Reading(Reading),
+    /// The roster is that of this version.
+    Following(Version),
+}
+
+/// What was read so far.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    first: Option<Version>,
+    rows: Vec<(Incarnation, Row)>,
+    /// Something has happened that makes it worthless.
+    is_void: bool,
+}
+
+/// A question that waits.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) id: QueryId,
+    pub(super) query: Query,
+    pub(super) awaited: Option<Awaited>,
+    pub(super) until: Duration,
+}
+
+/// What a page came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum PageRead {
+    /// There is more; read on from here.
+    More(u64),
+    /// It is followed now.
+    Done,
+    /// Something was missed meanwhile: it has to be read anew.
+    Again,
+}
+
+impl Mirror {
+    pub(super) fn new() -> Self {
+        Self {
+            roster: Roster::default(),
+            phase: Phase::Unlistened,
+            is_confirmed: false,
+            is_queued: false,
+            watchers: Default::default(),
+            buffered: Vec::new(),
+            buffered_rows: 0,
+            waiting: Vec::new(),
+            lingers_until: None,
+        }
+    }
+
+    pub(super) fn watch(&mut self, audience: Audience) {
+        self.watchers[audience as usize].is_there = true;
+        self.lingers_until = None;
+    }
+
+    /// Says whether somebody still watches.
+    pub(super) fn unwatch(&mut self, audience: Audience) -> bool {
+        self.watchers[audience as usize] = Watcher::default();
+        self.is_watched()
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.watchers.iter().any(|watcher| watcher.is_there)
+    }
+
+    /// Where it stands; `None` where it does not follow.
+    pub(super) fn version(&self) -> Option<&Version> {
+        match &self.phase {
+            Phase::Following(version) => Some(version),
+            _ => None,
+        }
+    }
+
+    pub(super) fn announcer(&mut self, audience: Audience) -> Option<&mut Announcer> {
+        self.watchers[audience as usize].announcer.as_mut()
+    }
+
+    /// An announcer for each audience that has none, once there is something to compare with.
+    pub(super) fn prepare(&mut self, batch: Duration, max_named: usize) {
+        if !matches!(self.phase, Phase::Following(_)) {
+            return;
+        }
+        for (watcher, audience) in self.watchers.iter_mut().zip([Audience::Auto, Audience::Names]) {
+            if watcher.is_there && watcher.announcer.is_none() {
+                watcher.announcer = Some(Announcer::new(audience, batch, max_named, &self.roster));
+            }
+        }
+    }
+
+    /// When the next announcement is due.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.watchers.iter().filter_map(|watcher| watcher.announcer.as_ref()?.poll_timeout()).min()
+    }
+
+    /// Takes a change. `false`: one before it was missed, and everything has to be read anew.
+    pub(super) fn handle_change(&mut self, now: Duration, version: Version, changes: Vec<RowChange>) -> bool {
+        match &mut self.phase {
+            // What happened before the first page is in the pages.
+            Phase::Unlistened | Phase::Listening | Phase::Unread => true,
+            Phase::Reading(_) => {
+                self.buffer(version, changes);
+                true
+            }
+            Phase::Following(at) if version.epoch == at.epoch && version.number <= at.number => true,
+            Phase::Following(at) if follows(at, &version) => {
+                *at = version;
+                for change in changes {
+                    self.apply(now, change);
+                }
+                true
+            }
+            Phase::Following(_) => {
+                self.phase = Phase::Unread;
+                false
+            }
+        }
+    }
+
+    /// Everything has to be read anew. `true`: that has to be begun.
+    pub(super) fn handle_doubt(&mut self) -> bool {
+        match &mut self.phase {
+            Phase::Following(_) => {
+                self.phase = Phase::Unread;
+                true
+            }
+            Phase::Reading(reading) => {
+                reading.is_void = true;
+                false
+            }
+            Phase::Unlistened | Phase::Listening | Phase::Unread => false,
+        }
+    }
+
+    pub(super) fn begin_reading(&mut self) {
+        self.phase = Phase::Reading(Reading::default());
+        self.forget_buffered();
+    }
+
+    /// Takes a page of a reading. Rows of the dead are passed over.
+    pub(super) fn handle_page(
+        &mut self,
+        now: Duration,
+        page: RowPage,
+        is_dead: impl Fn(&Incarnation) -> bool,
+    ) -> PageRead {
+        let Phase::Reading(reading) = &mut self.phase else { return PageRead::Done };
+        let first = reading.first.get_or_insert_with(|| page.version.clone());
+        let is_void = reading.is_void || (first.epoch != page.version.epoch && first.number > 0);
+        if is_void {
+            self.phase = Phase::Unread;
+            return PageRead::Again;
+        }
+        if first.number == 0 {
+            // The numbering began while it was read; nothing was there before.
+            *first = Version { epoch: page.version.epoch.clone(), number: 0 };
+        }
+        reading.rows.extend(page.rows.into_iter().filter(|(incarnation, _)| !is_dead(incarnation)));
+        match page.next {
+            Some(cursor) => PageRead::More(cursor),
+            None => self.take_over(now),
+        }
+    }
+
+    /// All pages are read: what they say, and what came meanwhile, is the roster.
+    fn take_over(&mut self, now: Duration) -> PageRead {
+        let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Unread) else { return PageRead::Again };
+        let Reading { first, rows, .. } = reading;
+        let mut version = first.unwrap_or(Version { epoch: String::new(), number: 0 });
+        let mut roster = Roster::default();
+        roster.replace(rows);
+        self.buffered_rows = 0;
+        for (next, changes) in std::mem::take(&mut self.buffered) {
+            if next.epoch == version.epoch && next.number <= version.number {
+                continue;
+            }
+            if !follows(&version, &next) {
+                return PageRead::Again;
+            }
+            version = next;
+            for change in changes {
+                roster.apply(change);
+            }
+        }
+        let before = std::mem::replace(&mut self.roster, roster);
+        self.phase = Phase::Following(version);
+        self.is_confirmed = true;
+        self.note_differences(now, &before);
+        PageRead::Done
+    }
+
+    fn apply(&mut self, now: Duration, change: RowChange) {
+        let changed = self.roster.apply(change);
+        self.note(now, &changed);
+    }
+
+    fn note(&mut self, now: Duration, changed: &[Changed]) {
+        for announcer in self.watchers.iter_mut().filter_map(|watcher| watcher.announcer.as_mut()) {
+            changed.iter().for_each(|changed| announcer.handle_change(now, changed));
+        }
+    }
+
+    fn note_differences(&mut self, now: Duration, before: &Roster) {
+        if self.watchers.iter().any(|watcher| watcher.announcer.is_some()) {
+            let changed = self.roster.differences(before);
+            self.note(now, &changed);
+        }
+    }
+
+    fn buffer(&mut self, version: Version, changes: Vec<RowChange>) {
+        self.buffered_rows += changes.len();
+        self.buffered.push((version, changes));
+        if self.buffered_rows > BUFFERED_ROWS {
+            self.forget_buffered();
+            if let Phase::Reading(reading) = &mut self.phase {
+                reading.is_void = true;
+            }
+        }
+    }
+
+    fn forget_buffered(&mut self) {
+        self.buffered = Vec::new();
+        self.buffered_rows = 0;
+    }
+}
+
+/// Whether nothing lies between the two. Where nothing was ever written there is no epoch yet.
+fn follows(at: &Version, next: &Version) -> bool {
+    next.number == at.number + 1 && (next.epoch == at.epoch || at.number == 0)
+}

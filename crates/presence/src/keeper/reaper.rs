@@ -1,0 +1,144 @@
+//! Removing the rows of nodes that have died. Pure.
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::{Call, Incarnation, Place, Reap, Reaped, Row};
+
+/// Places that are read from a dead node's notes with one call.
+const PLACES_PER_READ: usize = 100;
+/// How long after a reaping that found something the dead are looked at again, and after one that found nothing.
+const SOON: Duration = Duration::from_secs(3);
+const LATER: Duration = Duration::from_secs(60);
+
+/// What a node reaps, one dead incarnation after the other.
+#[derive(Debug, Default)]
+pub(super) struct Reaper {
+    jobs: VecDeque<Job>,
+}
+
+#[derive(Debug)]
+struct Job {
+    dead: Incarnation,
+    stage: Stage,
+    /// Places to reap.
+    places: VecDeque<Place>,
+    /// Places that are being reaped.
+    reaping: usize,
+    /// Places that are done with, and whose notes are to go.
+    done: Vec<Place>,
+    found: bool,
+    busy: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    /// Read the notes from here.
+    Read(Option<u64>),
+    /// Reap the places that were read; then read on from here, if there is more.
+    Reap(Option<u64>),
+    /// Say that it is done.
+    Finish,
+}
+
+/// Rows that were removed.
+pub(super) struct Removed {
+    pub(super) rows: Vec<Row>,
+    pub(super) vacated: bool,
+}
+
+impl Reaper {
+    pub(super) fn begin(&mut self, dead: Incarnation) {
+        if !self.jobs.iter().any(|job| job.dead == dead) {
+            let stage = Stage::Read(None);
+            let (places, done) = (VecDeque::new(), Vec::new());
+            self.jobs.push_back(Job { dead, stage, places, reaping: 0, done, found: false, busy: false });
+        }
+    }
+
+    /// Nothing is reaped any more: this node may be the one that is dead.
+    pub(super) fn stop(&mut self) {
+        self.jobs.clear();
+    }
+
+    pub(super) fn next_call(&mut self) -> Option<Call> {
+        self.jobs.iter_mut().find_map(Job::next_call)
+    }
+
+    pub(super) fn handle_noted(&mut self, dead: &Incarnation, result: Option<(Vec<Place>, Option<u64>)>) {
+        let Some(job) = self.job(dead) else { return };
+        job.busy = false;
+        match result {
+            Some((places, next)) => {
+                job.places.extend(places);
+                job.stage = Stage::Reap(next);
+            }
+            None => self.give_up(dead),
+        }
+    }
+
+    pub(super) fn handle_reaped(&mut self, reap: Reap, result: Option<Reaped>) -> Option<Removed> {
+        let Some(job) = self.job(&reap.dead) else {
+            return result.map(|reaped| Removed { rows: reaped.removed, vacated: reaped.vacated });
+        };
+        job.reaping -= 1;
+        let Some(reaped) = result else {
+            self.give_up(&reap.dead);
+            return None;
+        };
+        job.found |= !reaped.removed.is_empty();
+        match reaped.more {
+            true => job.places.push_front(reap.place),
+            false => job.done.push(reap.place),
+        }
+        Some(Removed { rows: reaped.removed, vacated: reaped.vacated })
+    }
+
+    /// Notes were taken back, or the end was told.
+    pub(super) fn handle_done(&mut self, dead: &Incarnation, done: bool) {
+        let Some(job) = self.job(dead) else { return };
+        job.busy = false;
+        if !done || job.stage == Stage::Finish {
+            self.give_up(dead);
+        }
+    }
+
+    fn job(&mut self, dead: &Incarnation) -> Option<&mut Job> {
+        self.jobs.iter_mut().find(|job| job.dead == *dead)
+    }
+
+    /// It is done, or whoever is given it next has to do it.
+    fn give_up(&mut self, dead: &Incarnation) {
+        self.jobs.retain(|job| job.dead != *dead);
+    }
+}
+
+impl Job {
+    fn next_call(&mut self) -> Option<Call> {
+        if self.busy {
+            return None;
+        }
+        if let Some(place) = self.places.pop_front() {
+            self.reaping += 1;
+            return Some(Call::Reap(Reap { place, dead: self.dead.clone() }));
+        }
+        if self.reaping > 0 {
+            return None;
+        }
+        self.busy = true;
+        let dead = self.dead.clone();
+        if !self.done.is_empty() {
+            return Some(Call::UnnoteDead { dead, places: std::mem::take(&mut self.done) });
+        }
+        Some(match self.stage {
+            Stage::Read(cursor) => Call::Noted { incarnation: dead, cursor, limit: PLACES_PER_READ },
+            Stage::Reap(Some(cursor)) => {
+                self.stage = Stage::Read(Some(cursor));
+                Call::Noted { incarnation: dead, cursor: Some(cursor), limit: PLACES_PER_READ }
+            }
+            Stage::Reap(None) | Stage::Finish => {
+                self.stage = Stage::Finish;
+                Call::Reaped { dead, again: if self.found { SOON } else { LATER } }
+            }
+        })
+    }
+}
