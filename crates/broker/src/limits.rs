@@ -25,6 +25,12 @@ pub const RECONNECT_DELAY: Duration = Duration::from_millis(500);
 /// How long `close` waits for connections to end.
 pub const CLOSE: Duration = Duration::from_secs(2);
 
+/// NATS: how long lifecycle events are kept for services that are away.
+pub const LIFECYCLE_AGE: Duration = Duration::from_secs(24 * 3_600);
+
+/// NATS: lifecycle events that are kept for services that are away, of all tenants; the oldest go first.
+pub const LIFECYCLE_EVENTS: u64 = 1_000_000;
+
 /// Memory adapter: bytes of publications that are retained, all channels together. Beyond it the oldest are dropped, whatever
 /// their namespace's retention says.
 pub const MEMORY_BYTES: usize = 256 * 1024 * 1024;

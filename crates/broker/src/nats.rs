@@ -25,6 +25,11 @@
 //! stream's leader was elected, since the former one may have taken a publication and not republished it; an interruption
 //! `new_epoch` of an interest whose stream was made anew.
 //!
+//! # Lifecycle events
+//!
+//! Where there is JetStream they have a stream of their own, which acknowledges each; else they are published to whoever
+//! listens, until one is found.
+//!
 //! A node needs permission to subscribe to `{prefix}.pub.>` and to publish and subscribe to `{prefix}.ctl.>`; with history
 //! also to what docs/subjects.md lists.
 
@@ -86,8 +91,8 @@ struct Nats {
     subjects: NatsSubjects,
     link: Arc<Link>,
     echo: Arc<Echo>,
-    /// Where a namespace keeps history.
-    history: Option<History>,
+    /// Where a namespace keeps history, or lifecycle events are told.
+    jetstream: Option<JetStream>,
     /// Namespaces in which something may be published past the history.
     signals: HashSet<Box<str>>,
     /// The number that the library gave the last subscription. It counts them, and tells of slow consumers by it.
@@ -98,9 +103,9 @@ struct Nats {
     tasks: TaskTracker,
 }
 
-/// What history needs.
+/// What history needs, and telling.
 #[derive(Debug)]
-struct History {
+struct JetStream {
     streams: Arc<Streams>,
     requests: Arc<Requests>,
 }
@@ -113,11 +118,11 @@ impl Broker for Nats {
 
     async fn publish(&self, publish: Publish) -> Result<Published, BrokerError> {
         let client = self.connected()?;
-        let stream = self.history.as_ref().and_then(|history| history.streams.of_channel(&publish.channel));
-        if let (Some(history), Some(stream)) = (&self.history, stream)
+        let stream = self.jetstream.as_ref().and_then(|jetstream| jetstream.streams.of_channel(&publish.channel));
+        if let (Some(jetstream), Some(stream)) = (&self.jetstream, stream)
             && !publish.ephemeral
         {
-            let caller = self.caller(history, client);
+            let caller = self.caller(jetstream, client);
             let subject = self.subjects.publish(&publish.tenant, &publish.channel);
             return recording::record(&caller, stream, subject, headers(&publish)?, publish.body).await;
         }
@@ -135,6 +140,12 @@ impl Broker for Nats {
         let client = self.connected()?;
         let subject = self.subjects.event(&lifecycle.tenant, lifecycle.kind.as_str());
         let headers = message_id(lifecycle.id)?;
+        if let Some(jetstream) = &self.jetstream
+            && let Some(stream) = jetstream.streams.present_events()
+        {
+            let caller = self.caller(jetstream, client);
+            return recording::record(&caller, stream, subject, Some(headers), lifecycle.body).await.map(drop);
+        }
         self.send(&client, subject, Some(headers), lifecycle.body).await
     }
 
@@ -165,14 +176,14 @@ impl Broker for Nats {
     }
 
     async fn history(&self, read: HistoryRead) -> Result<HistoryPage, BrokerError> {
-        let (history, caller) = self.history_of(&read.channel)?;
-        reading::history(&caller, &self.subjects, &history.streams, &read).await
+        let (jetstream, caller) = self.history_of(&read.channel)?;
+        reading::history(&caller, &self.subjects, &jetstream.streams, &read).await
     }
 
     async fn positions(&self, channels: &[(Tenant, Channel)]) -> Result<Vec<Standing>, BrokerError> {
         let Some((_, first)) = channels.first() else { return Ok(Vec::new()) };
-        let (history, caller) = self.history_of(first)?;
-        reading::positions(&caller, &self.subjects, &history.streams, channels).await
+        let (jetstream, caller) = self.history_of(first)?;
+        reading::positions(&caller, &self.subjects, &jetstream.streams, channels).await
     }
 
     async fn close(&self) {
@@ -184,15 +195,13 @@ impl Broker for Nats {
 }
 
 impl Nats {
-    fn history_of(&self, channel: &Channel) -> Result<(&History, Caller), BrokerError> {
-        let namespace = || channel.namespace().to_owned();
-        let history =
-            self.history.as_ref().ok_or_else(|| BrokerError::NoHistory { broker: NAME, namespace: namespace() })?;
-        Ok((history, self.caller(history, self.connected()?)))
+    fn history_of(&self, channel: &Channel) -> Result<(&JetStream, Caller), BrokerError> {
+        let jetstream = self.jetstream.as_ref().ok_or_else(|| BrokerError::no_history(NAME, channel))?;
+        Ok((jetstream, self.caller(jetstream, self.connected()?)))
     }
 
-    fn caller(&self, history: &History, client: Arc<Client>) -> Caller {
-        Caller::new(client, Arc::clone(&history.requests), self.request_timeout)
+    fn caller(&self, jetstream: &JetStream, client: Arc<Client>) -> Caller {
+        Caller::new(client, Arc::clone(&jetstream.requests), self.request_timeout)
     }
 
     fn connected(&self) -> Result<Arc<Client>, BrokerError> {
@@ -243,7 +252,7 @@ impl Nats {
         interests: &[Interest],
         flows: &mut Vec<Inflow>,
     ) -> Result<(), BrokerError> {
-        let streams = self.history.as_ref().map(|history| &history.streams);
+        let streams = self.jetstream.as_ref().map(|jetstream| &jetstream.streams);
         let ways = |interest: &Interest| match streams.and_then(|streams| streams.of_topic(&interest.topic)) {
             None => [Some(Way::Published), None],
             Some(stream) => {

@@ -33,7 +33,7 @@ pub use server::{
     Connected, ErrorBody, HistoryReply, Missed, Push, Reply, ServerMessage, Subscribed, SubscriptionOutcome,
 };
 pub use start::{Asked, HistoryRange, Start};
-pub use subject::{NatsSubjects, RedisChannels, SubjectError};
+pub use subject::{EVENTS_NAMESPACE, NatsSubjects, RedisChannels, SubjectError};
 pub use tenant::Tenant;
 
 /// The version of the native protocol that the reply to `connect` names.

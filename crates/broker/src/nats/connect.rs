@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    COMMANDS, History, NAME, Nats,
+    COMMANDS, JetStream, NAME, Nats,
     echo::Echo,
     keeper::{self, Keeper},
     link::Link,
@@ -53,7 +53,7 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
         value: options.prefix.clone(),
         allowed: error.to_string(),
     })?;
-    manage::check_options(&options.history)?;
+    manage::check_options(options)?;
     let login = Login::choose(options, &servers).await?;
     tls::check_files(options)?;
     if servers.tls {
@@ -85,17 +85,17 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
     let (outlet, events) = Outlet::new();
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let tasks = TaskTracker::new();
-    let (history, subscriptions) = if options.history.namespaces.is_empty() {
+    let (jetstream, subscriptions) = if options.history.namespaces.is_empty() && !options.tells {
         (None, 1)
     } else {
         // In a box: most nodes have none, and it is large.
-        let history = Box::pin(begin_history(&client, &subjects, options, &commands, &closed, &tasks)).await;
-        if history.is_err() {
+        let jetstream = Box::pin(begin_jetstream(&client, &subjects, options, &commands, &closed, &tasks)).await;
+        if jetstream.is_err() {
             closed.cancel();
             tasks.close();
             tasks.wait().await;
         }
-        (Some(history?), 3)
+        (Some(jetstream?), 3)
     };
     let parts = Parts {
         client: Arc::clone(&client),
@@ -106,7 +106,7 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
         commands: receiver,
         outlet,
         subscription_capacity: options.subscription_capacity.max(1),
-        history: history.as_ref().map(|history| (Arc::clone(&history.streams), Arc::clone(&history.requests))),
+        jetstream: jetstream.as_ref().map(|begun| (Arc::clone(&begun.streams), Arc::clone(&begun.requests))),
         closed: closed.clone(),
         tasks: tasks.clone(),
         library,
@@ -117,7 +117,7 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
         subjects,
         link,
         echo,
-        history,
+        jetstream,
         signals: options.signals.clone(),
         last_sid: Mutex::new(subscriptions),
         commands,
@@ -129,23 +129,24 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
 }
 
 /// Lets the streams be as they have to be, and begins to watch them. The client's second and third subscriptions.
-async fn begin_history(
+async fn begin_jetstream(
     client: &Arc<Client>,
     subjects: &NatsSubjects,
     options: &BrokerOptions,
     commands: &mpsc::Sender<Command>,
     closed: &CancellationToken,
     tasks: &TaskTracker,
-) -> Result<History, BrokerError> {
+) -> Result<JetStream, BrokerError> {
     let refused =
         |error: async_nats::client::SubscribeError| BrokerError::Refused { broker: NAME, reason: error.to_string() };
     let requests = Requests::new(closed.clone());
     let inbox = client.subscribe(requests.subject()).await.map_err(refused)?;
     tasks.spawn(Arc::clone(&requests).read(inbox));
     let advisories = client.subscribe(keeper::advisories()).await.map_err(refused)?;
-    let streams = Arc::new(Streams::new(subjects, &options.history));
+    let streams = Arc::new(Streams::new(subjects, &options.history, options.tells));
     let caller = Caller::new(Arc::clone(client), Arc::clone(&requests), options.connect_timeout);
     manage::prepare(&caller, &streams).await?;
+    manage::prepare_events(&caller, &streams).await?;
     let keeper = Keeper {
         client: Arc::clone(client),
         requests: Arc::clone(&requests),
@@ -156,7 +157,7 @@ async fn begin_history(
         closed: closed.clone(),
     };
     tasks.spawn(keeper.run());
-    Ok(History { streams, requests })
+    Ok(JetStream { streams, requests })
 }
 
 /// How the node says who it is.

@@ -25,6 +25,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// of the new one with it.
 const CLEARING: Duration = Duration::from_millis(500);
 
+/// Between two looks for a stream of lifecycle events that was not there.
+const ABSENT: Duration = Duration::from_secs(30);
+
 const ADVISORIES: &str = "$JS.EVENT.ADVISORY.STREAM.";
 
 /// What the keeper is made of.
@@ -54,7 +57,7 @@ impl Keeper {
 
     async fn keep(&mut self) {
         let doubt = Arc::clone(&self.streams.doubt);
-        let mut again: Option<Instant> = None;
+        let mut again = self.lacks_events().then(|| Instant::now() + ABSENT);
         loop {
             let at = again.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
             let mut elected = HashSet::new();
@@ -75,7 +78,12 @@ impl Keeper {
                 // The reader is gone only when all is closed.
                 let _ = self.commands.send(Command::Check(elected.collect())).await;
             }
-            again = self.look().await.is_err().then(|| Instant::now() + RETRY);
+            let pause = match self.look().await {
+                Err(_) => Some(RETRY),
+                Ok(()) if self.lacks_events() => Some(ABSENT),
+                Ok(()) => None,
+            };
+            again = pause.map(|pause| Instant::now() + pause);
         }
     }
 
@@ -96,7 +104,7 @@ impl Keeper {
         // Nothing of them is delivered until then, and one that cannot be looked at may take its time.
         self.tell_renumbered().await;
         let mut looked = Ok(());
-        for stream in self.streams.all() {
+        for stream in self.streams.recorded() {
             let caller = Caller::new(Arc::clone(&self.client), Arc::clone(&self.requests), self.request_timeout);
             match self.look_at(&caller, stream).await {
                 Ok(()) => {}
@@ -107,7 +115,34 @@ impl Keeper {
             }
         }
         self.tell_renumbered().await;
+        if let Err(error) = self.look_for_events().await {
+            tracing::debug!(%error, "the stream of lifecycle events cannot be looked at");
+            looked = Err(error);
+        }
         looked
+    }
+
+    fn lacks_events(&self) -> bool {
+        self.streams.events().is_some() && self.streams.present_events().is_none()
+    }
+
+    /// Whether lifecycle events have a stream: one that is gone is made anew, one that was not there may be there by now.
+    async fn look_for_events(&self) -> Result<(), BrokerError> {
+        let Some(stream) = self.streams.events() else { return Ok(()) };
+        let caller = Caller::new(Arc::clone(&self.client), Arc::clone(&self.requests), self.request_timeout);
+        if self.streams.present_events().is_none() {
+            return manage::prepare_events(&caller, &self.streams).await;
+        }
+        match caller.stream_info(stream.name()).await {
+            Err(failure) if failure.is_missing_stream() => {
+                if self.streams.managed {
+                    tracing::warn!(stream = stream.name(), "the stream is gone and is made anew");
+                    sleep(CLEARING).await;
+                }
+                manage::prepare_events(&caller, &self.streams).await
+            }
+            looked => Ok(looked.map(drop)?),
+        }
     }
 
     async fn tell_renumbered(&self) {

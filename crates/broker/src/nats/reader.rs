@@ -71,8 +71,8 @@ pub(super) struct Parts {
     pub(super) outlet: Outlet,
     /// Messages that may wait in one subscription.
     pub(super) subscription_capacity: usize,
-    /// Where there is history.
-    pub(super) history: Option<(Arc<Streams>, Arc<Requests>)>,
+    /// Where there is history, or lifecycle events are told.
+    pub(super) jetstream: Option<(Arc<Streams>, Arc<Requests>)>,
     pub(super) closed: CancellationToken,
     pub(super) tasks: TaskTracker,
     /// Ends when the library's tasks have ended.
@@ -158,7 +158,7 @@ impl Reader {
         let connects = self.statistics.connects.load(Ordering::Relaxed);
         let same = connected && connects == self.connects;
         self.parts.link.set_up(connected);
-        if !same && let Some((_, requests)) = &self.parts.history {
+        if !same && let Some((_, requests)) = &self.parts.jetstream {
             requests.connection_lost();
         }
         let confirmed = match &mut self.connection {
@@ -173,7 +173,7 @@ impl Reader {
             }
             Connection::Confirming { .. } if same && confirmed => {
                 self.connection = Connection::Up;
-                if let Some((streams, _)) = &self.parts.history {
+                if let Some((streams, _)) = &self.parts.jetstream {
                     streams.doubt.notify_one();
                 }
                 self.resume_all();

@@ -1,4 +1,4 @@
-//! The streams that keep history, and which numbering each of them is at.
+//! The streams that keep history, and which numbering each of them is at; and the one that keeps lifecycle events.
 
 use std::{
     collections::HashMap,
@@ -30,13 +30,18 @@ const WARY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Streams {
     by_namespace: HashMap<Box<str>, Arc<Stream>>,
+    /// Where this node tells lifecycle events.
+    events: Option<Arc<Stream>>,
+    /// Whether that one is there. Without it they are published to whoever listens.
+    has_events: AtomicBool,
+    told_no_events: AtomicBool,
     /// Whether this node creates and updates them.
     pub(super) managed: bool,
     /// Something happened by which a stream may have become another.
     pub(super) doubt: Arc<Notify>,
 }
 
-/// The stream of one namespace.
+/// The stream of one namespace, or that of lifecycle events, whose numbering nobody asks for.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) config: StreamConfig,
@@ -63,22 +68,58 @@ pub(super) enum Unplaced {
 }
 
 impl Streams {
-    pub(super) fn new(subjects: &NatsSubjects, options: &HistoryOptions) -> Self {
+    pub(super) fn new(subjects: &NatsSubjects, options: &HistoryOptions, tells: bool) -> Self {
         let doubt = Arc::new(Notify::new());
-        let stream = |namespace: &str, retention| {
-            let config = StreamConfig::new(subjects, namespace, retention, options);
-            Arc::new(Stream::new(config, Arc::clone(&doubt)))
-        };
+        let made = |config| Arc::new(Stream::new(config, Arc::clone(&doubt)));
+        let stream = |namespace: &str, retention| made(StreamConfig::new(subjects, namespace, retention, options));
         let by_namespace = options
             .namespaces
             .iter()
             .map(|(namespace, retention)| (namespace.clone(), stream(namespace, *retention)))
             .collect();
-        Self { by_namespace, managed: options.manage_streams, doubt }
+        let events = tells.then(|| made(StreamConfig::events(subjects, options)));
+        Self {
+            by_namespace,
+            events,
+            has_events: AtomicBool::new(false),
+            told_no_events: AtomicBool::new(false),
+            managed: options.manage_streams,
+            doubt,
+        }
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Stream>> {
+    /// Those that keep history.
+    pub(super) fn recorded(&self) -> impl Iterator<Item = &Arc<Stream>> {
         self.by_namespace.values()
+    }
+
+    /// All that are to be there.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Stream>> {
+        self.recorded().chain(&self.events)
+    }
+
+    /// The one of lifecycle events, where this node tells them.
+    pub(super) fn events(&self) -> Option<&Arc<Stream>> {
+        self.events.as_ref()
+    }
+
+    /// The same where it is known to be there.
+    pub(super) fn present_events(&self) -> Option<&Arc<Stream>> {
+        self.events().filter(|_| self.has_events.load(Ordering::Relaxed))
+    }
+
+    /// The stream of lifecycle events is there, or is not, and why. The latter is said once.
+    pub(super) fn set_events(&self, found: Result<(), String>) {
+        let Some(stream) = &self.events else { return };
+        let was = self.has_events.swap(found.is_ok(), Ordering::Relaxed);
+        match found {
+            Ok(()) if !was => tracing::info!(stream = stream.name(), "lifecycle events are kept by a stream"),
+            Err(reason) if was || !self.told_no_events.swap(true, Ordering::Relaxed) => tracing::warn!(
+                reason,
+                "no stream keeps lifecycle events: they are published to whoever listens, and lost to services that are away"
+            ),
+            _ => {}
+        }
     }
 
     /// The stream of a channel's namespace; `None` where it is live only.
@@ -233,7 +274,7 @@ mod tests {
         let retention = Retention { size: 10, ttl: Duration::from_secs(60) };
         let options =
             HistoryOptions { namespaces: [("a".into(), retention)].into_iter().collect(), ..HistoryOptions::default() };
-        let streams = Streams::new(&NatsSubjects::new("rt").unwrap(), &options);
+        let streams = Streams::new(&NatsSubjects::new("rt").unwrap(), &options, false);
         assert!(streams.of_topic(&Topic::parse("a:**").unwrap()).is_some());
         assert!(streams.of_topic(&Topic::parse("a").unwrap()).is_some());
         assert!(streams.of_topic(&Topic::parse("ab:c").unwrap()).is_none());

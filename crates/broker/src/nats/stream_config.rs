@@ -1,4 +1,4 @@
-//! What a stream has to be like, and how one differs from it.
+//! What a stream has to be like, and how one differs from it: those of namespaces with history, and that of lifecycle events.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use fanfare_protocol::NatsSubjects;
 use serde_json::{Map, Value, json};
 
 use super::api::nanoseconds;
-use crate::{HistoryOptions, Retention, Storage};
+use crate::{HistoryOptions, Retention, Storage, limits};
 
 /// Shortest window for duplicates that JetStream takes.
 const LEAST_WINDOW: Duration = Duration::from_millis(100);
@@ -18,13 +18,13 @@ const SIZE_RAISED: &str = "; size raised at ";
 /// The size is being raised. The sequence is known only when it has been.
 const RAISING: u64 = u64::MAX;
 
-/// What the stream of a namespace has to be like.
+/// What a stream has to be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StreamConfig {
     pub(super) name: String,
     /// Only for those who look at it.
     description: String,
-    subjects: [String; 2],
+    subjects: Vec<String>,
     /// All other fields that matter, in the order in which they are told.
     fields: Vec<(&'static str, Value)>,
 }
@@ -47,13 +47,9 @@ impl StreamConfig {
         // A stream must not remember ids for longer than publications.
         let window = options.dedupe_window.min(retention.ttl).max(LEAST_WINDOW);
         let [source, destination] = subjects.republish();
-        let storage = match options.storage {
-            Storage::File => "file",
-            Storage::Memory => "memory",
-        };
         let mut fields = vec![
             ("retention", json!("limits")),
-            ("storage", json!(storage)),
+            ("storage", json!(storage(options))),
             ("discard", json!("old")),
             ("max_msgs_per_subject", json!(retention.size)),
             ("max_age", json!(nanoseconds(retention.ttl))),
@@ -70,8 +66,29 @@ impl StreamConfig {
         Self {
             name: subjects.stream(namespace),
             description: format!("history of the channels {namespace}:…, for Fanfare"),
-            subjects: subjects.stream_subjects(namespace),
+            subjects: subjects.stream_subjects(namespace).into(),
             fields,
+        }
+    }
+
+    /// The stream of lifecycle events.
+    pub(super) fn events(subjects: &NatsSubjects, options: &HistoryOptions) -> Self {
+        let window = options.dedupe_window.clamp(LEAST_WINDOW, limits::LIFECYCLE_AGE);
+        let fields = vec![
+            ("retention", json!("limits")),
+            ("storage", json!(storage(options))),
+            ("discard", json!("old")),
+            ("max_msgs", json!(limits::LIFECYCLE_EVENTS)),
+            ("max_age", json!(nanoseconds(limits::LIFECYCLE_AGE))),
+            ("duplicate_window", json!(nanoseconds(window))),
+            ("num_replicas", json!(options.replicas)),
+        ];
+        Self {
+            name: subjects.events_stream(),
+            description: "what happens to connections and channels, for services".to_owned(),
+            subjects: vec![subjects.events()],
+            // What somebody else has made is theirs to choose.
+            fields: if options.manage_streams { fields } else { Vec::new() },
         }
     }
 
@@ -165,6 +182,13 @@ impl std::fmt::Display for Difference {
     }
 }
 
+fn storage(options: &HistoryOptions) -> &'static str {
+    match options.storage {
+        Storage::File => "file",
+        Storage::Memory => "memory",
+    }
+}
+
 fn subjects_of(config: &Value) -> Vec<&str> {
     config["subjects"].as_array().map_or_else(Vec::new, |all| all.iter().filter_map(Value::as_str).collect())
 }
@@ -223,6 +247,24 @@ mod tests {
         assert_eq!(wanted.differences(&theirs), []);
         theirs["subjects"] = json!(["rt.pub.*.project.>"]);
         assert_eq!(wanted.differences(&theirs).len(), 1);
+    }
+
+    #[test]
+    fn lifecycle_events_have_a_stream_of_their_own() {
+        let subjects = NatsSubjects::new("rt").unwrap();
+        let managed = HistoryOptions { replicas: 3, ..HistoryOptions::default() };
+        let expected = json!({
+            "name": "RT_EVENTS",
+            "description": "what happens to connections and channels, for services",
+            "subjects": ["rt.event.>"],
+            "retention": "limits", "storage": "file", "discard": "old",
+            "max_msgs": 1_000_000, "max_age": 86_400_000_000_000_u64, "duplicate_window": 120_000_000_000_u64,
+            "num_replicas": 3,
+        });
+        assert_eq!(StreamConfig::events(&subjects, &managed).to_json(), expected);
+        let theirs = json!({ "subjects": ["rt.event.>", "orders.>"], "max_age": 5 });
+        let unmanaged = HistoryOptions { manage_streams: false, ..HistoryOptions::default() };
+        assert_eq!(StreamConfig::events(&subjects, &unmanaged).differences(&theirs), []);
     }
 
     #[test]
