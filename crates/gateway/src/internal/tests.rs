@@ -92,7 +92,16 @@ impl Port {
         let readiness = Arc::new(Readiness::default());
         let prometheus = telemetry::install_metrics().unwrap();
         let history = HistoryReader::new(config, broker.clone(), Arc::new(tokio::sync::Semaphore::new(1)));
-        let state = InternalState::new(config, broker, history, readiness.clone(), prometheus, Clock::start());
+        let served = Served {
+            broker,
+            history,
+            presence: None,
+            shards: Vec::new(),
+            readiness: readiness.clone(),
+            prometheus,
+            clock: Clock::start(),
+        };
+        let state = InternalState::new(config, served);
         Self { router: router(state), broker: recorder, readiness }
     }
 
