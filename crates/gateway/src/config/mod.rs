@@ -17,6 +17,7 @@ mod value;
 use std::{collections::HashSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use fanfare_broker::HistoryOptions;
+use fanfare_presence::StoreOptions;
 use fanfare_protocol::{Tenant, limits};
 use fanfare_session::{Access, ChannelTemplate, LifecycleEvents, Namespace, NamespaceTable, SessionConfig};
 
@@ -359,16 +360,16 @@ impl Config {
     }
 
     /// How to reach the store, where a namespace has presence: without one nobody asks it.
-    pub fn store_options(&self) -> Option<fanfare_broker::BrokerOptions> {
+    pub fn store_options(&self) -> Option<StoreOptions> {
         let store = self.store.as_ref().filter(|_| self.has_presence())?;
-        Some(fanfare_broker::BrokerOptions {
+        Some(StoreOptions {
             prefix: self.prefix.clone(),
             user: store.user.clone(),
             password: store.password.as_ref().map(|password| password.expose().to_owned()),
             tls_ca_file: store.tls_ca_file.clone(),
             tls_cert_file: store.tls_cert_file.clone(),
             tls_key_file: store.tls_key_file.clone(),
-            ..fanfare_broker::BrokerOptions::new(store.url.expose())
+            ..StoreOptions::new(store.url.expose())
         })
     }
 }

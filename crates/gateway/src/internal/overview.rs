@@ -125,8 +125,7 @@ pub(super) async fn connections(
     State(state): State<InternalState>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Connections>, ApiError> {
-    let AskedConnections { tenant, user, limit } =
-        AskedConnections::parse(&query.unwrap_or_default(), state.0.limits)?;
+    let AskedConnections { tenant, user, limit } = AskedConnections::parse(&query.unwrap_or_default(), state.0.limits)?;
     let (reports, more) = state.0.shards.connections(&tenant, &user, limit).await?;
     let connections = reports.into_iter().map(ConnectionEntry::from).collect();
     Ok(Json(Connections { user, scope: "node", node: state.0.node.clone(), connections, more }))

@@ -116,7 +116,14 @@ impl InternalState {
         let Some(handle) = &self.0.presence else {
             return Err(ErrorBody::new(ErrorCode::Unavailable, "this node keeps no presence"));
         };
-        let query = Query { place: place.clone(), audience: None, after, limit, bytes: self.0.limits.body_bytes };
+        let query = Query {
+            place: place.clone(),
+            audience: None,
+            after,
+            limit,
+            bytes: self.0.limits.body_bytes,
+            snapshot: false,
+        };
         Ok(presence::reply(&place, handle.ask(query).await?))
     }
 }
@@ -145,7 +152,9 @@ impl Asked {
 fn parse_after(text: &str) -> Result<User, ErrorBody> {
     User::from_cursor(text).ok_or_else(|| {
         let text = shorten(text);
-        bad_request(format!("after is {text:?}; it must be what next was: \"u:\" and a user, or \"a:\" and a session's id"))
+        bad_request(format!(
+            "after is {text:?}; it must be what next was: \"u:\" and a user, or \"a:\" and a session's id"
+        ))
     })
 }
 
@@ -162,7 +171,8 @@ fn parse_stats(query: &str, api: ApiLimits) -> Result<(Tenant, Vec<String>), Err
         return Err(bad_request("channel is missing; it may come several times"));
     }
     if channels.len() > api.batch {
-        let message = format!("channel comes {} times; allowed are 1 to {} (limits.api_batch)", channels.len(), api.batch);
+        let message =
+            format!("channel comes {} times; allowed are 1 to {} (limits.api_batch)", channels.len(), api.batch);
         return Err(ErrorBody::new(ErrorCode::LimitExceeded, message));
     }
     Ok((tenant(tenant_name.as_deref())?, channels))
@@ -174,8 +184,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: ApiLimits =
-        ApiLimits { body_bytes: 1, publication_bytes: 1, batch: 2, history: 1, members: 50 };
+    const LIMITS: ApiLimits = ApiLimits { body_bytes: 1, publication_bytes: 1, batch: 2, history: 1, members: 50 };
 
     fn parsed(query: &str) -> Asked {
         Asked::parse(query, LIMITS).unwrap()
@@ -196,7 +205,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let refused = |query: &str| Asked::parse(query, LIMITS).map_err(|error| (error.code, error.message)).unwrap_err();
+        let refused =
+            |query: &str| Asked::parse(query, LIMITS).map_err(|error| (error.code, error.message)).unwrap_err();
         let bad = |query: &str, message: &str| assert_eq!(refused(query), (ErrorCode::BadRequest, message.to_owned()));
         bad("", "channel is missing");
         bad("channel=a&counts=yes", "counts is \"yes\"; allowed are true and false");
@@ -215,7 +225,8 @@ mod tests {
     fn several_channels_are_counted_up_to_a_bound() {
         let (tenant, channels) = parse_stats("channel=a&channel=b,c&tenant=acme", LIMITS).unwrap();
         assert_eq!((tenant.as_str(), channels), ("acme", vec!["a".to_owned(), "b,c".to_owned()]));
-        let refused = |query: &str| parse_stats(query, LIMITS).map_err(|error| (error.code, error.message)).unwrap_err();
+        let refused =
+            |query: &str| parse_stats(query, LIMITS).map_err(|error| (error.code, error.message)).unwrap_err();
         assert_eq!(refused(""), (ErrorCode::BadRequest, "channel is missing; it may come several times".into()));
         let message = "channel comes 3 times; allowed are 1 to 2 (limits.api_batch)".to_owned();
         assert_eq!(refused("channel=a&channel=b&channel=c"), (ErrorCode::LimitExceeded, message));

@@ -187,7 +187,8 @@ pub(super) fn shorten(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const LIMITS: ApiLimits = ApiLimits { body_bytes: 1 << 20, publication_bytes: 200, batch: 3, history: 5, members: 1 };
+    const LIMITS: ApiLimits =
+        ApiLimits { body_bytes: 1 << 20, publication_bytes: 200, batch: 3, history: 5, members: 1 };
 
     fn text(publish: &Publish) -> &str {
         std::str::from_utf8(&publish.body).unwrap()

@@ -192,7 +192,9 @@ impl ShardTopics {
     ) -> (impl Iterator<Item = (&Tenant, &Topic, usize)>, Option<usize>) {
         let end = from.saturating_add(places);
         let found = (from..end.min(self.places.capacity())).filter_map(|index| self.places.get(index));
-        let counts = found.map(|found| (&found.tenant, &found.topic, found.subscribed()));
+        let counts = found
+            .filter(|found| found.audience.is_none())
+            .map(|found| (&found.tenant, &found.topic, found.subscribed()));
         (counts, (end < self.places.capacity()).then_some(end))
     }
 
