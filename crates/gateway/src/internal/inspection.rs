@@ -177,7 +177,10 @@ mod tests {
         }
     }
 
-    fn shards(parts: Vec<(Vec<(&'static str, usize)>, Vec<u128>)>) -> Shards {
+    /// What a shard has: topics with their subscribers, and sessions.
+    type Table = (Vec<(&'static str, usize)>, Vec<u128>);
+
+    fn shards(parts: Vec<Table>) -> Shards {
         let inboxes = parts.into_iter().map(|(topics, sessions)| {
             let (inbox, receiver) = shard_inbox(1);
             tokio::spawn(shard(receiver, topics, sessions));
