@@ -15,6 +15,7 @@ use fanfare_presence::{Answer, Incarnation, Place, Query, Row};
 use fanfare_protocol::{ErrorBody, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use answering::reply;
 pub(crate) use driver::PresenceDriver;
 use message::{Asker, PresenceRequest};
 
