@@ -15,6 +15,7 @@ mod lifecycle;
 mod metrics;
 mod msgpack;
 mod node;
+mod presence;
 mod publication;
 mod raw;
 mod recovery;

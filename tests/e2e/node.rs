@@ -146,6 +146,11 @@ impl Node {
         self.answer(self.http.get(format!("http://{}{path}", self.internal))).await
     }
 
+    /// The same with the API key.
+    pub(crate) async fn get_with_key(&self, path: &str) -> (u16, String) {
+        self.answer(self.http.get(format!("http://{}{path}", self.internal)).header("x-api-key", API_KEY)).await
+    }
+
     /// Status and body of `POST` with the API key, to a path of the internal port.
     pub(crate) async fn post(&self, path: &str, body: impl Into<String>) -> (u16, String) {
         let request = self.http.post(format!("http://{}{path}", self.internal));

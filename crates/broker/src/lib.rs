@@ -23,6 +23,8 @@ mod outlet;
 pub mod redis;
 #[cfg(feature = "redis")]
 pub mod redis_cluster;
+#[cfg(feature = "redis")]
+pub mod redis_link;
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod tls;
 #[cfg(any(feature = "nats", feature = "redis"))]

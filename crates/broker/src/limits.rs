@@ -25,6 +25,10 @@ pub const RECONNECT_DELAY: Duration = Duration::from_millis(500);
 /// How long `close` waits for connections to end.
 pub const CLOSE: Duration = Duration::from_secs(2);
 
+/// Redis link: messages that wait for whoever listens. Where none is taken for [`STALL`], what follows is lost, and told as an
+/// interruption.
+pub const LISTENED: usize = 1_024;
+
 /// NATS: how long lifecycle events are kept for services that are away.
 pub const LIFECYCLE_AGE: Duration = Duration::from_secs(24 * 3_600);
 

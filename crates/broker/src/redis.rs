@@ -20,13 +20,14 @@
 //! patterns needs `&*`, or `&{prefix}:pub:{tenant}:{namespace}:*` for each namespace. With sentinels it needs `+role` too. What it
 //! needs for history stands in docs/subjects.md.
 
-mod connect;
+pub(crate) mod calling;
+pub(crate) mod connect;
 pub(crate) mod functions;
 pub(crate) mod library;
 mod recorder;
 mod replicas;
-mod sentinels;
-mod session;
+pub(crate) mod sentinels;
+pub(crate) mod session;
 mod subscriber;
 mod table;
 

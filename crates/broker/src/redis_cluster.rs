@@ -19,14 +19,14 @@
 //! the cluster, and the channels `&{prefix}:pub:*`. For history see docs/subjects.md.
 
 mod caller;
-mod connect;
-mod connection;
+pub(crate) mod connect;
+pub(crate) mod connection;
 mod library;
 mod link;
-mod masters;
+pub(crate) mod masters;
 mod recorder;
 mod redirection;
-mod subscriber;
+pub(crate) mod subscriber;
 mod table;
 mod teller;
 mod topology;

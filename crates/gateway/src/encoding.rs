@@ -82,13 +82,20 @@ impl EncodedPublication {
         let mut json = Vec::with_capacity(HEADER_ROOM + 192 + data_bytes(delivery));
         json.resize(HEADER_ROOM, 0);
         delivery.write_json(&mut json);
-        let header = Header::new(MessageKind::Text, false, json.len() - HEADER_ROOM);
-        let start = HEADER_ROOM - header.len();
-        json[start..HEADER_ROOM].copy_from_slice(header.as_bytes());
+        let start = write_header(&mut json);
         let exclude = delivery.envelope.exclude.iter().filter_map(|id| session_id(id)).collect();
         let position = delivery.position.cloned();
         let key = delivery.envelope.key.as_deref().map(Box::from);
         Self { json, start, others: Default::default(), recorded: OnceLock::new(), exclude, position, key }
+    }
+
+    /// What the node itself tells many at once.
+    pub(crate) fn of_push(push: Push) -> Self {
+        let mut json = vec![0; HEADER_ROOM];
+        json::write_message(&ServerMessage::Push(push), &mut json);
+        let start = write_header(&mut json);
+        let (others, recorded) = (Default::default(), OnceLock::new());
+        Self { json, start, others, recorded, exclude: Box::default(), position: None, key: None }
     }
 
     /// The frame for a variant: WebSocket header and payload.
@@ -123,6 +130,14 @@ impl EncodedPublication {
         encode_json(variant, json, deflater, &mut frame);
         frame
     }
+}
+
+/// Writes the header before a payload that begins at [`HEADER_ROOM`]; returns where it begins.
+fn write_header(json: &mut [u8]) -> usize {
+    let header = Header::new(MessageKind::Text, false, json.len() - HEADER_ROOM);
+    let start = HEADER_ROOM - header.len();
+    json[start..HEADER_ROOM].copy_from_slice(header.as_bytes());
+    start
 }
 
 /// Appends a reply or push as one frame.

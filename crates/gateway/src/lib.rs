@@ -12,6 +12,7 @@ mod limits;
 mod listener;
 mod node;
 mod origin;
+mod presence;
 mod public;
 mod publishing;
 mod readiness;

@@ -44,6 +44,25 @@ pub(crate) const CLIENT_PUBLISHES: usize = 8_192;
 pub(crate) const CLIENT_READS: usize = 4_096;
 /// Publishes of clients that the broker is working on at one time.
 pub(crate) const CLIENT_PUBLISHES_IN_FLIGHT: usize = 1_024;
+/// Requests of all shards that wait for the presence driver.
+pub(crate) const PRESENCE_INBOX_REQUESTS: usize = 65_536;
+/// Requests of one shard that its driver's inbox did not take, above which sessions may not make more. Those that end what was
+/// begun are taken always: there is one for each that began.
+pub(crate) const PRESENCE_UNSENT_REQUESTS: usize = 65_536;
+/// Requests that the presence driver takes before it looks after everything else.
+pub(crate) const PRESENCE_REQUESTS_PER_TURN: usize = 1_024;
+/// Events that the presence driver takes from its store before it looks after everything else.
+pub(crate) const PRESENCE_EVENTS_PER_TURN: usize = 256;
+/// Questions who is present that wait for their answer, of all shards and services.
+pub(crate) const PRESENCE_QUESTIONS: usize = 65_536;
+/// Calls at the presence store at one time.
+pub(crate) const PRESENCE_CALLS: usize = 64;
+/// How long a call at the presence store may take.
+pub(crate) const PRESENCE_CALL_TIME: Duration = Duration::from_secs(5);
+/// How long a node that goes away may take to tell the presence store so.
+pub(crate) const PRESENCE_DRAIN_TIME: Duration = Duration::from_secs(1);
+/// Bytes of announcements that wait for one shard. Beyond it only the newest of each channel is kept.
+pub(crate) const PRESENCE_BACKLOG_BYTES: usize = 4 * 1024 * 1024;
 /// Messages that a shard takes from its inbox for one tick.
 pub(crate) const MESSAGES_PER_TICK: usize = 1_024;
 /// Bytes of publications that a tick takes before it writes: a fraction of an outbox, so that a burst for one connection

@@ -43,7 +43,7 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let broker = fanfare_broker::open(&BrokerOptions::from(&config)).await?;
     let development = config.development;
-    let node = Node::bind(config, broker, prometheus).await?.start()?;
+    let node = Node::bind(config, broker, None, prometheus).await?.start()?;
     announce(&node, development)?;
     let failed = tokio::select! {
         _ = terminate.recv() => false,

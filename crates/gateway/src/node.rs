@@ -11,6 +11,7 @@ use std::{
 };
 
 use fanfare_broker::{Broker, Events};
+use fanfare_presence::{KeeperConfig, PresenceStore, StoreEvents};
 use fanfare_session::SessionConfig;
 use futures_util::{
     FutureExt as _,
@@ -36,8 +37,9 @@ use crate::{
         shard_inbox,
     },
     internal::{self, InternalState},
-    limits::{CLIENT_PUBLISHES, CLIENT_READS, HUB_INBOX_REQUESTS},
+    limits::{CLIENT_PUBLISHES, CLIENT_READS, HUB_INBOX_REQUESTS, PRESENCE_CALLS, PRESENCE_INBOX_REQUESTS},
     listener,
+    presence::{PresenceDriver, PresenceHandle},
     public::PublicHttp,
     publishing,
     readiness::Readiness,
@@ -71,6 +73,7 @@ pub struct Node {
     config: Config,
     broker: Arc<dyn Broker>,
     events: Events,
+    presence: Option<(Arc<dyn PresenceStore>, StoreEvents)>,
     prometheus: PrometheusHandle,
     verifier: Arc<Verifier>,
     public: TcpListener,
@@ -84,6 +87,7 @@ pub struct RunningNode {
     public_address: SocketAddr,
     internal_address: SocketAddr,
     broker: Arc<dyn Broker>,
+    presence: Option<PresenceHandle>,
     readiness: Arc<Readiness>,
     shards: Vec<ShardThread>,
     /// Sockets for many streams; each has still to write when its last stream has ended.
@@ -115,13 +119,14 @@ impl Drop for Essential {
 }
 
 impl Node {
-    /// Binds both listeners. From here on the addresses are known; nothing is served yet.
+    /// Binds both listeners. `presence` is where presence is kept, needed where a namespace has presence. From here on the addresses are known; nothing is served yet.
     ///
     /// # Errors
     /// [`NodeError`] names what could not be had.
     pub async fn bind(
         config: Config,
         (broker, events): (Arc<dyn Broker>, Events),
+        presence: Option<(Arc<dyn PresenceStore>, StoreEvents)>,
         prometheus: PrometheusHandle,
     ) -> Result<Self, NodeError> {
         let verifier = Arc::new(Verifier::new(&config.auth)?);
@@ -130,7 +135,18 @@ impl Node {
         let internal = listener::bind(config.internal_listen, None).map_err(NodeError::Listen)?;
         let public_address = public.local_addr().map_err(NodeError::Listen)?;
         let internal_address = internal.local_addr().map_err(NodeError::Listen)?;
-        Ok(Self { config, broker, events, prometheus, verifier, public, internal, public_address, internal_address })
+        Ok(Self {
+            config,
+            broker,
+            events,
+            presence,
+            prometheus,
+            verifier,
+            public,
+            internal,
+            public_address,
+            internal_address,
+        })
     }
 
     /// Starts serving on the current runtime, the main one, and on a thread per shard.
@@ -146,7 +162,10 @@ impl Node {
         let (hub_requests, requests) = mpsc::channel(HUB_INBOX_REQUESTS);
         let (publishes, client_publishes) = mpsc::channel(CLIENT_PUBLISHES);
         let (reads, client_reads) = mpsc::channel(CLIENT_READS);
+        let (presence, presence_requests) = mpsc::channel(PRESENCE_INBOX_REQUESTS);
+        let presence = self.presence.is_some().then_some(presence);
         let reads_at_once = Arc::new(Semaphore::new(self.config.limits.history_reads));
+        let keeper = self.keeper_config();
         let reader = HistoryReader::new(&self.config, self.broker.clone(), reads_at_once.clone());
 
         let counts: Vec<_> = (0..self.config.shards).map(|_| Arc::new(AtomicUsize::new(0))).collect();
@@ -172,6 +191,7 @@ impl Node {
                 hub: hub_requests.clone(),
                 publishes: publishes.clone(),
                 reads: reads.clone(),
+                presence: presence.clone(),
                 recovery_bytes: self.config.limits.recovery_bytes,
                 inbox,
                 main: Handle::current(),
@@ -203,6 +223,11 @@ impl Node {
             });
         };
         spawn(essential("hub", &running), hub.run(self.events, requests, running.clone()).boxed());
+        if let Some((store, events)) = self.presence {
+            let inboxes = handles.iter().map(|shard| shard.inbox.clone()).collect();
+            let driver = PresenceDriver::new(keeper, store, inboxes, Box::new(|_| ()), rand::random());
+            spawn(essential("presence", &running), driver.run(events, presence_requests, running.clone()).boxed());
+        }
         let reading = history::run(reader.clone(), client_reads, running.clone());
         spawn(essential("reads of clients", &running), reading.boxed());
         let publishing = publishing::run(self.broker.clone(), client_publishes, running.clone());
@@ -225,6 +250,7 @@ impl Node {
             public_address: self.public_address,
             internal_address: self.internal_address,
             broker: self.broker,
+            presence: presence.map(PresenceHandle::new),
             readiness,
             shards,
             http2_sockets,
@@ -244,6 +270,19 @@ impl Node {
             ring_bytes: limits.ring_bytes,
             position_check: self.config.timeouts.position_check,
             reads,
+        }
+    }
+
+    fn keeper_config(&self) -> KeeperConfig {
+        let presence = &self.config.presence;
+        KeeperConfig {
+            node: self.config.node.clone(),
+            lease: presence.lease,
+            grace: presence.grace,
+            batch: presence.batch,
+            max_named: presence.max_named,
+            calls: PRESENCE_CALLS,
+            snapshot_bytes: self.config.limits.outbox_bytes / 2,
         }
     }
 
@@ -291,6 +330,10 @@ impl RunningNode {
         let begun = Instant::now();
         self.readiness.set_draining();
         self.accepting.cancel();
+        if let Some(presence) = &self.presence {
+            // Before the shards close anything: that members leave is not to be told, they come back on other nodes.
+            let _ = tokio::time::timeout(deadline, presence.drain()).await;
+        }
         let reconnect_after_ms = RECONNECT_AFTER.as_millis() as u64;
         let told = self.shards.iter().map(|shard| shard.handle.inbox.send(ShardMessage::Drain { reconnect_after_ms }));
         // A shard that takes nothing keeps neither the others nor the deadline waiting.

@@ -6,8 +6,10 @@ use fanfare_broker::{Broker, BrokerError, Publish};
 use fanfare_protocol::{ErrorBody, ErrorCode};
 use fanfare_session::{Completion, OpId};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use metrics::counter;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 use crate::{
     hub::{
@@ -15,12 +17,19 @@ use crate::{
         message::{ConnectionId, ShardMessage},
     },
     limits::CLIENT_PUBLISHES_IN_FLIGHT,
+    telemetry::metrics::SIGNALS_DROPPED_TOTAL,
 };
 
-/// A publish of a client, and where its completion goes.
+/// A publish of a client, and where its completion goes: nowhere for a signal.
 #[derive(Debug)]
 pub(crate) struct ClientPublish {
     pub(crate) publish: Publish,
+    pub(crate) publisher: Option<Publisher>,
+}
+
+/// Who waits for a completion.
+#[derive(Debug)]
+pub(crate) struct Publisher {
     pub(crate) shard: ShardInbox,
     pub(crate) connection: ConnectionId,
     pub(crate) op: OpId,
@@ -58,25 +67,31 @@ pub(crate) async fn run(
     while answering.next().await.is_some() {}
 }
 
-/// What came of a publish, on its way to the session.
-struct Answer {
-    shard: ShardInbox,
-    message: ShardMessage,
-}
+/// What came of a publish, on its way to the session; nothing for a signal.
+struct Answer(Option<(ShardInbox, ShardMessage)>);
 
 impl Answer {
     async fn send(self) -> bool {
-        self.shard.send(self.message).await
+        match self.0 {
+            Some((shard, message)) => shard.send(message).await,
+            None => true,
+        }
     }
 }
 
 async fn publish(broker: Arc<dyn Broker>, job: ClientPublish) -> Answer {
-    let ClientPublish { publish, shard, connection, op } = job;
-    let result = match broker.publish(publish).await {
-        Ok(published) => Ok(published.position),
-        Err(error) => Err(refusal(&error)),
+    let ClientPublish { publish, publisher } = job;
+    let result = broker.publish(publish).await;
+    let Some(Publisher { shard, connection, op }) = publisher else {
+        if let Err(error) = result {
+            debug!(%error, "a signal was not published");
+            counter!(SIGNALS_DROPPED_TOTAL).increment(1);
+        }
+        return Answer(None);
     };
-    Answer { shard, message: ShardMessage::Completed { connection, op, completion: Completion::Published(result) } }
+    let result = result.map(|published| published.position).map_err(|error| refusal(&error));
+    let completion = Completion::Published(result);
+    Answer(Some((shard, ShardMessage::Completed { connection, op, completion })))
 }
 
 /// What a client is told of a broker's error.

@@ -5,6 +5,8 @@
 
 mod announcer;
 mod keeper;
+pub mod memory;
+mod open;
 mod options;
 mod roster;
 mod row;
@@ -12,6 +14,7 @@ mod store;
 
 pub use announcer::{Announcement, Announcer, Audience, Counts, MemberChange};
 pub use keeper::{Answer, Call, Effect, Keeper, KeeperConfig, Outcome, Query, QueryId, Told};
+pub use open::open;
 pub use options::StoreOptions;
 pub use roster::{Changed, Member, MemberPage, Roster};
 pub use row::{ConnectionKey, Incarnation, Place, Row, RowChange, State, StateError, User};

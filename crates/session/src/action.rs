@@ -187,7 +187,7 @@ pub enum Completion {
     /// To [`Action::History`].
     History(Result<HistoryReply, Refusal>),
     /// To [`Action::Presence`].
-    Presence(Result<PresenceReply, Refusal>),
+    Presence(Result<Box<PresenceReply>, Refusal>),
 }
 
 /// A subscription was made.

@@ -38,6 +38,12 @@ use crate::{
 /// How often a server is asked whether it is there; it has [`BrokerOptions::request_timeout`] to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
+/// What is done on a new connection before it is used.
+pub(crate) trait Prepare: Sync {
+    /// Where it fails, it says so in the log; the connection is used nevertheless.
+    fn prepare(&self, session: &Session) -> impl Future<Output = ()> + Send;
+}
+
 /// Between two attempts at start.
 const START_DELAY: Duration = Duration::from_millis(200);
 
@@ -48,29 +54,10 @@ const START_DELAY: Duration = Duration::from_millis(200);
 /// answer in time, [`BrokerError::Refused`] where it refuses this user. No error's text holds a secret.
 pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events), BrokerError> {
     let address = Address::parse(options)?;
-    let (config, servers) = match &address {
-        Address::Redis(servers) => (config(options, servers, one_server(servers))?, servers),
-        Address::RedisSentinel(sentinels) => {
-            let servers = &sentinels.servers;
-            (config(options, servers, by_sentinels(sentinels))?, servers)
-        }
-        _ => {
-            let allowed = "redis://, rediss://, redis-sentinel:// or rediss-sentinel://";
-            return Err(configuration("broker", mask_url(&options.url), allowed));
-        }
-    };
     let names = RedisChannels::new(&options.prefix)
         .map_err(|error| configuration("prefix", options.prefix.clone(), &error.to_string()))?;
     let (closed, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let subscribing = Connector {
-        config,
-        connect_timeout: options.connect_timeout,
-        request_timeout: options.request_timeout,
-        client_name: options.client_name.clone().unwrap_or_else(|| "fanfare".to_owned()),
-        capacity: options.broadcast_capacity.max(1),
-        tasks: tasks.clone(),
-        closed: closed.clone(),
-    };
+    let (subscribing, servers) = connector(options, &address, &closed, &tasks)?;
     // Nothing is subscribed to there.
     let publishing = Connector { capacity: 1, ..subscribing.clone() };
 
@@ -129,7 +116,7 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
     let preparing = Arc::clone(&recorder);
     tasks.spawn(async move {
         let closed = publishing.closed.clone();
-        closed.run_until_cancelled(Box::pin(keep_publisher(&publishing, &preparing, &published_by))).await;
+        closed.run_until_cancelled(Box::pin(keep_session(&publishing, &*preparing, &published_by))).await;
         published_by.send_replace(None);
     });
     let redis = Redis {
@@ -142,6 +129,45 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
         tasks,
     };
     Ok((Arc::new(redis), events))
+}
+
+/// How connections are made to what a URL names, and where that is.
+pub(crate) fn connector<'a>(
+    options: &BrokerOptions,
+    address: &'a Address,
+    closed: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<(Connector, &'a Servers), BrokerError> {
+    let (config, servers) = match address {
+        Address::Redis(servers) => (config(options, servers, one_server(servers))?, servers),
+        Address::RedisSentinel(sentinels) => {
+            let servers = &sentinels.servers;
+            (config(options, servers, by_sentinels(sentinels))?, servers)
+        }
+        _ => {
+            let allowed = "redis://, rediss://, redis-sentinel:// or rediss-sentinel://";
+            return Err(configuration("broker", mask_url(&options.url), allowed));
+        }
+    };
+    let connector = Connector {
+        config,
+        connect_timeout: options.connect_timeout,
+        request_timeout: options.request_timeout,
+        client_name: options.client_name.clone().unwrap_or_else(|| "fanfare".to_owned()),
+        capacity: options.broadcast_capacity.max(1),
+        tasks: tasks.clone(),
+        closed: closed.clone(),
+    };
+    Ok((connector, servers))
+}
+
+impl Prepare for Recorder {
+    async fn prepare(&self, session: &Session) {
+        // What needs no history goes on where it cannot be kept now; what needs it is told why.
+        if let Err(error) = Self::prepare(self, session).await {
+            tracing::warn!(%error, "Redis cannot keep history now");
+        }
+    }
 }
 
 fn one_server(servers: &Servers) -> ServerConfig {
@@ -202,7 +228,7 @@ fn configuration(what: &'static str, value: String, allowed: &str) -> BrokerErro
 }
 
 /// Tries until the time is over. A refusal ends it at once.
-async fn first_connection(
+pub(crate) async fn first_connection(
     connector: &Connector,
     servers: &Servers,
     deadline: Instant,
@@ -245,8 +271,12 @@ fn is_final(error: &Error) -> bool {
     }
 }
 
-/// Keeps a connection for publishing.
-async fn keep_publisher(connector: &Connector, recorder: &Recorder, current: &watch::Sender<Option<Arc<Session>>>) {
+/// Keeps a connection for commands; each new one is prepared before it is used.
+pub(crate) async fn keep_session(
+    connector: &Connector,
+    preparation: &impl Prepare,
+    current: &watch::Sender<Option<Arc<Session>>>,
+) {
     let mut attempt = 0;
     loop {
         let session = current.borrow().clone();
@@ -259,13 +289,10 @@ async fn keep_publisher(connector: &Connector, recorder: &Recorder, current: &wa
         sleep(backoff::pause(attempt)).await;
         match connector.open().await {
             Ok((session, _)) => {
-                // What needs no history goes on where it cannot be kept now; what needs it is told why.
-                if let Err(error) = recorder.prepare(&session).await {
-                    tracing::warn!(%error, "Redis cannot keep history now");
-                }
+                preparation.prepare(&session).await;
                 current.send_replace(Some(session));
             }
-            Err(error) => tracing::debug!(%error, attempt, "cannot connect to Redis for publishing"),
+            Err(error) => tracing::debug!(%error, attempt, "cannot connect to Redis for commands"),
         }
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use fanfare_protocol::{Body, Channel, Epoch, Position, RedisChannels, Tenant};
 use fred::types::Value;
 
-use super::FUNCTIONS;
+use super::{FUNCTIONS, library::FunctionLibrary};
 use crate::{HistoryPage, HistoryRange, HistoryRead, LivePosition, Publish, Recorded, Retention, Standing};
 
 /// A call of a function: what stands behind `FCALL`.
@@ -83,12 +83,6 @@ pub(crate) struct Live {
     /// The server's time in milliseconds since the Unix epoch.
     pub(crate) timestamp: Option<u64>,
     pub(crate) body: Bytes,
-}
-
-/// Which revision of the library this node brings.
-pub(crate) fn revision() -> u64 {
-    let line = FUNCTIONS.lines().find_map(|line| line.strip_prefix("local REVISION = "));
-    line.and_then(|number| number.trim().parse().ok()).expect("the library names its revision")
 }
 
 impl Call {
@@ -173,9 +167,17 @@ impl Functions {
         Call { function: "fanfare_v1_position", keys: self.keys(tenant, channel), arguments }
     }
 
-    /// Asks which revision is there and whether the user may do what it does.
-    pub(crate) fn check(&self) -> Call {
-        Call { function: "fanfare_v1_check", keys: Vec::new(), arguments: vec![flag(self.sharded)] }
+    /// What the servers have to have.
+    pub(crate) fn library(&self) -> FunctionLibrary {
+        FunctionLibrary {
+            name: "fanfare_v1",
+            text: FUNCTIONS,
+            check: "fanfare_v1_check",
+            check_arguments: if self.sharded { &["1"] } else { &["0"] },
+            purpose: "history",
+            printed_by: "fanfare redis-functions",
+            waits: true,
+        }
     }
 
     fn keys(&self, tenant: &Tenant, channel: &Channel) -> Vec<String> {
@@ -365,7 +367,7 @@ mod tests {
             assert_eq!(words(call), format!("fanfare_v1_history|2|{keys}|{direction}|5|100|60000|0"));
         }
         let sharded = Functions { sharded: true, ..functions() };
-        assert_eq!(words(sharded.check()), "fanfare_v1_check|0|1");
+        assert_eq!(words(sharded.library().check_call()), "fanfare_v1_check|0|1");
     }
 
     #[test]
@@ -480,6 +482,6 @@ mod tests {
 
     #[test]
     fn the_library_names_its_revision() {
-        assert!(FUNCTIONS.starts_with("#!lua name=fanfare_v1\n") && revision() >= 1);
+        assert!(FUNCTIONS.starts_with("#!lua name=fanfare_v1\n") && functions().library().revision() >= 1);
     }
 }

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use fanfare_protocol::{Channel, Position, Tenant};
-use fred::{error::Error, interfaces::ClientLike as _, types::Value};
-use futures_util::future::try_join_all;
+use fred::types::Value;
 
 use super::{
-    NAME,
+    NAME, calling,
     functions::{self, Call, Functions, Malformed},
-    library,
-    session::{Session, answer, command},
+    library::{self, FunctionLibrary},
+    session::Session,
 };
 use crate::{BrokerError, HistoryOptions, HistoryPage, HistoryRead, Publish, Retention, Standing};
 
@@ -33,7 +32,7 @@ impl Recorder {
         if self.options.namespaces.is_empty() {
             return Ok(());
         }
-        library::prepare(session, &self.functions, self.request_timeout).await?;
+        library::prepare(session, &self.library(), self.request_timeout).await?;
         let durability = library::durability(session, self.replaceable, self.request_timeout).await?;
         session.remember_durability(durability);
         Ok(())
@@ -45,7 +44,7 @@ impl Recorder {
         if session.is_prepared() {
             return Ok(());
         }
-        Box::pin(self.prepare(session)).await.map_err(|error| unavailable(session, error))
+        Box::pin(self.prepare(session)).await.map_err(|error| calling::unavailable(session, error))
     }
 
     /// Where it stands, once a replica has it too where there are any.
@@ -85,55 +84,24 @@ impl Recorder {
             };
             self.ready(session).await?;
             let calls = channels.iter().map(call).collect::<Result<Vec<_>, BrokerError>>()?;
-            for answer in self.call_all(session, calls).await? {
+            for answer in calling::call_all(session, &self.library(), self.request_timeout, calls).await? {
                 standings.push(functions::parse_position(answer).map_err(refused)?);
             }
         }
         Ok(standings)
     }
 
-    fn retention(&self, channel: &Channel) -> Result<Retention, BrokerError> {
-        self.options.retention(channel).ok_or_else(|| BrokerError::no_history(NAME, channel))
+    fn library(&self) -> FunctionLibrary {
+        self.functions.library()
     }
 
     async fn call(&self, session: &Session, call: Call) -> Result<Value, BrokerError> {
-        let mut answers = self.call_all(session, vec![call]).await?;
-        Ok(answers.pop().expect("one call has one answer"))
+        calling::call(session, &self.library(), self.request_timeout, call).await
     }
 
-    /// In one round trip. Loads the library once more where somebody has taken it away.
-    async fn call_all(&self, session: &Session, calls: Vec<Call>) -> Result<Vec<Value>, BrokerError> {
-        let called = answer(session, self.request_timeout, send_all(session, calls.clone())).await;
-        let called = match called {
-            Err(BrokerError::Refused { reason, .. }) if functions::is_missing(&reason) => {
-                library::prepare(session, &self.functions, self.request_timeout).await?;
-                answer(session, self.request_timeout, send_all(session, calls)).await
-            }
-            called => called,
-        };
-        called.map_err(|error| unavailable(session, error))
+    fn retention(&self, channel: &Channel) -> Result<Retention, BrokerError> {
+        self.options.retention(channel).ok_or_else(|| BrokerError::no_history(NAME, channel))
     }
-}
-
-async fn send_all(session: &Session, calls: Vec<Call>) -> Result<Vec<Value>, Error> {
-    let send = |call: Call| session.client.custom::<Value, _>(command("FCALL"), call.into_arguments());
-    try_join_all(calls.into_iter().map(send)).await
-}
-
-/// What the server refuses before it has done anything, and will not refuse for ever.
-fn unavailable(session: &Session, error: BrokerError) -> BrokerError {
-    const FOR_NOW: [&str; 6] = ["READONLY", "LOADING", "BUSY", "NOREPLICAS", "MASTERDOWN", "MISCONF"];
-    let BrokerError::Refused { reason, .. } = &error else { return error };
-    let kind = reason.split(' ').next().unwrap_or_default();
-    if !FOR_NOW.contains(&kind) {
-        return error;
-    }
-    tracing::warn!(%reason, "Redis does not take publications now");
-    if kind == "READONLY" {
-        // Another server is the master.
-        session.end();
-    }
-    BrokerError::Unavailable { broker: NAME }
 }
 
 fn refused(malformed: Malformed) -> BrokerError {

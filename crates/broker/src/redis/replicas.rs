@@ -22,7 +22,7 @@ const ENOUGH: i64 = 1;
 /// While Redis waits it takes nothing else from the connection, so one wait is made for all publications that were answered
 /// before it, and the next for all that came meanwhile.
 #[derive(Debug, Default)]
-pub(super) struct Replicas {
+pub(crate) struct Replicas {
     /// Waits sent.
     sent: AtomicU64,
     /// The number of the last wait that was answered, and whether there were enough. Held during a wait, so that there is
@@ -35,7 +35,7 @@ impl Replicas {
     ///
     /// # Errors
     /// [`BrokerError::Timeout`] where they do not have it in time: it may be lost or not.
-    pub(super) async fn confirm(&self, session: &Session, patience: Duration) -> Result<(), BrokerError> {
+    pub(crate) async fn confirm(&self, session: &Session, patience: Duration) -> Result<(), BrokerError> {
         let began = Instant::now();
         let before = self.sent.load(Ordering::SeqCst);
         let mut answered = self.answered.lock().await;

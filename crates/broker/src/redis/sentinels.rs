@@ -22,13 +22,13 @@ const SWITCHED: &str = "+switch-master";
 const CAPACITY: usize = 64;
 
 /// Listens to one sentinel. Each is listened to, so that the loss of one loses nothing.
-pub(super) struct Watcher {
+pub(crate) struct Watcher {
     connector: Connector,
     service: String,
 }
 
 /// One for each sentinel; none where there are no sentinels.
-pub(super) fn watchers(connector: &Connector, address: &Address) -> Vec<Watcher> {
+pub(crate) fn watchers(connector: &Connector, address: &Address) -> Vec<Watcher> {
     let (Address::RedisSentinel(sentinels), ServerConfig::Sentinel { hosts, .. }) = (address, &connector.config.server)
     else {
         return Vec::new();
@@ -48,7 +48,7 @@ pub(super) fn watchers(connector: &Connector, address: &Address) -> Vec<Watcher>
 
 impl Watcher {
     /// Ends those sessions that are at a master that is one no more. Never returns.
-    pub(super) async fn run<Sessions: Iterator<Item = Arc<Session>>>(self, sessions: impl Fn() -> Sessions) {
+    pub(crate) async fn run<Sessions: Iterator<Item = Arc<Session>>>(self, sessions: impl Fn() -> Sessions) {
         let mut attempt = 0;
         loop {
             attempt += 1;

@@ -20,35 +20,35 @@ use crate::BrokerError;
 
 /// How connections are made.
 #[derive(Clone, Debug)]
-pub(super) struct Connector {
-    pub(super) config: Config,
+pub(crate) struct Connector {
+    pub(crate) config: Config,
     /// For each step of a connection.
-    pub(super) connect_timeout: Duration,
-    pub(super) request_timeout: Duration,
-    pub(super) client_name: String,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) request_timeout: Duration,
+    pub(crate) client_name: String,
     /// Messages that may wait between the library and the adapter.
-    pub(super) capacity: usize,
-    pub(super) tasks: TaskTracker,
-    pub(super) closed: CancellationToken,
+    pub(crate) capacity: usize,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) closed: CancellationToken,
 }
 
 /// A connection that is not made again when it ends: the library would do so, but it does not say when, in relation to
 /// the messages that it hands out. A new session has a stream of messages of its own.
 #[derive(Debug)]
-pub(super) struct Session {
-    pub(super) client: Client,
+pub(crate) struct Session {
+    pub(crate) client: Client,
     /// Which server it is, where that was asked for at sentinels.
     server: Option<Server>,
     /// Cancelled by whoever wants it to end, and when it has ended.
     ended: CancellationToken,
     /// What the server promises of its disk, once it was asked.
     durability: OnceLock<Durability>,
-    pub(super) replicas: Replicas,
+    pub(crate) replicas: Replicas,
 }
 
 impl Connector {
     /// Connects, logs in and returns the messages that will come.
-    pub(super) async fn open(&self) -> Result<(Arc<Session>, broadcast::Receiver<Message>), Error> {
+    pub(crate) async fn open(&self) -> Result<(Arc<Session>, broadcast::Receiver<Message>), Error> {
         let client = Builder::from_config(self.shuffled())
             .with_performance_config(|performance| {
                 performance.default_command_timeout = self.request_timeout;
@@ -111,39 +111,44 @@ impl Connector {
 
 impl Session {
     /// Whether the server is this one.
-    pub(super) fn is_at(&self, host: &str, port: u16) -> bool {
+    pub(crate) fn is_at(&self, host: &str, port: u16) -> bool {
         self.server.as_ref().is_some_and(|server| &*server.host == host && server.port == port)
     }
 
-    pub(super) fn is_alive(&self) -> bool {
+    /// Host and port of the server, where they were asked for at sentinels.
+    pub(crate) fn server(&self) -> Option<(&str, u16)> {
+        self.server.as_ref().map(|server| (&*server.host, server.port))
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
         !self.ended.is_cancelled()
     }
 
-    pub(super) async fn ended(&self) {
+    pub(crate) async fn ended(&self) {
         self.ended.cancelled().await;
     }
 
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.ended.cancel();
     }
 
-    pub(super) fn durability(&self) -> Durability {
+    pub(crate) fn durability(&self) -> Durability {
         self.durability.get().copied().unwrap_or(Durability::Unknown)
     }
 
     /// Whether the server was asked all that has to be known of it.
-    pub(super) fn is_prepared(&self) -> bool {
+    pub(crate) fn is_prepared(&self) -> bool {
         self.durability.get().is_some()
     }
 
     /// The first that is told counts.
-    pub(super) fn remember_durability(&self, durability: Durability) {
+    pub(crate) fn remember_durability(&self, durability: Durability) {
         let _ = self.durability.set(durability);
     }
 
     /// How many channels and patterns the server says that this connection is subscribed to, after all that was sent
     /// before. The refusal of a subscription may come here instead, since the library does not wait for it.
-    pub(super) async fn subscriptions(&self) -> Result<(usize, usize), Error> {
+    pub(crate) async fn subscriptions(&self) -> Result<(usize, usize), Error> {
         let info: String = self.client.custom(command("CLIENT"), vec!["INFO"]).await?;
         let field = |name: &str| {
             let value = info.split_ascii_whitespace().find_map(|field| field.strip_prefix(name));
@@ -154,7 +159,7 @@ impl Session {
     }
 
     /// Asks the server to answer.
-    pub(super) async fn round_trip(&self) -> Result<(), Error> {
+    pub(crate) async fn round_trip(&self) -> Result<(), Error> {
         let token = format!("{:016x}", fastrand::u64(..));
         let answer: String = self.client.ping(Some(token.clone())).await?;
         if answer == token {
@@ -166,7 +171,7 @@ impl Session {
 
     /// After a refusal: one answer more may be on its way than the library waits for. Ends the session where the two do not
     /// come together.
-    pub(super) async fn realign(&self) {
+    pub(crate) async fn realign(&self) {
         const ATTEMPTS: usize = 5;
         const PAUSE: Duration = Duration::from_millis(20);
         for _ in 0..ATTEMPTS {
@@ -180,7 +185,7 @@ impl Session {
 }
 
 /// A command that the library has no method for.
-pub(super) fn command(name: &'static str) -> CustomCommand {
+pub(crate) fn command(name: &'static str) -> CustomCommand {
     CustomCommand::new_static(name, None::<u16>, false)
 }
 
@@ -194,7 +199,7 @@ impl Drop for AbortOnDrop {
 }
 
 /// Waits for an answer as long as the session lives. Without an answer nobody knows whether it was done.
-pub(super) async fn answer<T>(
+pub(crate) async fn answer<T>(
     session: &Session,
     limit: Duration,
     call: impl Future<Output = Result<T, Error>>,
@@ -215,7 +220,7 @@ pub(super) async fn answer<T>(
 }
 
 /// Whether the server has answered, with an error.
-pub(super) fn is_refusal(error: &Error) -> bool {
+pub(crate) fn is_refusal(error: &Error) -> bool {
     use fred::error::ErrorKind;
     !matches!(error.kind(), ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout | ErrorKind::Backpressure)
 }

@@ -35,7 +35,7 @@ const ENOUGH: &str = "1";
 
 /// Sends commands to one node.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(crate) struct Caller {
     calls: mpsc::Sender<Call>,
     turns: Arc<Semaphore>,
     ended: CancellationToken,
@@ -48,7 +48,7 @@ pub(super) struct Caller {
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unanswered {
+pub(crate) enum Unanswered {
     /// The connection had ended before; nothing was sent.
     NotSent,
     /// It ended meanwhile.
@@ -70,7 +70,7 @@ struct Answer {
 
 impl Caller {
     /// The task that serves the connection has to be run by the caller; it returns when the connection has ended.
-    pub(super) fn new(frames: Frames, writer: Writer) -> (Arc<Self>, impl Future<Output = io::Error> + Send) {
+    pub(crate) fn new(frames: Frames, writer: Writer) -> (Arc<Self>, impl Future<Output = io::Error> + Send) {
         let (calls, waiting) = mpsc::channel(CALLS);
         let ended = CancellationToken::new();
         let serving = serve(frames, writer, waiting, ended.clone());
@@ -84,18 +84,18 @@ impl Caller {
         (Arc::new(caller), serving)
     }
 
-    pub(super) fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         !self.ended.is_cancelled()
     }
 
     /// Nothing is sent any more once the guard is dropped.
-    pub(super) fn end_with(&self) -> DropGuard {
+    pub(crate) fn end_with(&self) -> DropGuard {
         self.ended.clone().drop_guard()
     }
 
     /// Sends a command and waits for its answer. With `asking` the node is told that it is asked although it does not own
     /// the slot yet.
-    pub(super) async fn call(&self, command: Bytes, asking: bool) -> Result<BytesFrame, Unanswered> {
+    pub(crate) async fn call(&self, command: Bytes, asking: bool) -> Result<BytesFrame, Unanswered> {
         let turn = tokio::select! {
             turn = Arc::clone(&self.turns).acquire_owned() => turn.expect("turns are never closed"),
             () = self.ended.cancelled() => return Err(Unanswered::NotSent),
@@ -123,7 +123,7 @@ impl Caller {
     ///
     /// # Errors
     /// [`BrokerError::Timeout`] where no replica has it in time: it may be lost or not.
-    pub(super) async fn confirm(&self, patience: Duration) -> Result<(), BrokerError> {
+    pub(crate) async fn confirm(&self, patience: Duration) -> Result<(), BrokerError> {
         let began = Instant::now();
         let before = self.waits.load(Ordering::SeqCst);
         let mut waited = self.waited.lock().await;

@@ -60,7 +60,7 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
         connector,
         servers.servers.clone(),
         options.request_timeout,
-        keeps_history.then(|| functions.clone()),
+        keeps_history.then(|| functions.library()),
     );
     let recorder = Recorder { functions, options: options.history.clone(), request_timeout: options.request_timeout };
     let deadline = Instant::now() + options.connect_timeout;
@@ -88,7 +88,7 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
     Ok((Arc::new(cluster), events))
 }
 
-fn connector(options: &BrokerOptions, servers: &Servers) -> Result<Connector, BrokerError> {
+pub(crate) fn connector(options: &BrokerOptions, servers: &Servers) -> Result<Connector, BrokerError> {
     if options.token.is_some() || options.nkey_seed.is_some() || options.credentials_file.is_some() {
         let what = "token, nkey_seed, credentials_file";
         return Err(configuration(what, "***".to_owned(), "none of them on Redis, which knows user and password"));
@@ -126,7 +126,7 @@ fn configuration(what: &'static str, value: String, allowed: &str) -> BrokerErro
 }
 
 /// Asks until somebody knows the cluster. A refusal ends it at once.
-async fn find(masters: &Masters, servers: &Servers, deadline: Instant) -> Result<(), BrokerError> {
+pub(crate) async fn find(masters: &Masters, servers: &Servers, deadline: Instant) -> Result<(), BrokerError> {
     let mut reason = "no answer".to_owned();
     loop {
         match timeout_at(deadline, masters.find()).await {
@@ -146,7 +146,7 @@ async fn find(masters: &Masters, servers: &Servers, deadline: Instant) -> Result
 }
 
 /// Waits for connections to all masters; where some stay away, for a part of the time only.
-async fn first_connections(
+pub(crate) async fn first_connections(
     masters: &Masters,
     mut subscribing: watch::Receiver<Connected>,
     servers: &Servers,

@@ -22,18 +22,18 @@ const MAX_FRAME_BYTES: usize = crate::redis::MAX_BODY_BYTES + 64 * 1024;
 
 /// How connections are made.
 #[derive(Clone)]
-pub(super) struct Connector {
-    pub(super) tls: Option<TlsConnector>,
-    pub(super) user: Option<String>,
-    pub(super) password: Option<String>,
-    pub(super) client_name: String,
+pub(crate) struct Connector {
+    pub(crate) tls: Option<TlsConnector>,
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<String>,
+    pub(crate) client_name: String,
     /// For all steps of a connection together.
-    pub(super) timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectionError {
+pub(crate) enum ConnectionError {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("no answer within {0:?}")]
@@ -48,22 +48,22 @@ trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// The half that is written to.
-pub(super) struct Writer(WriteHalf<Box<dyn Duplex>>);
+pub(crate) struct Writer(WriteHalf<Box<dyn Duplex>>);
 
 /// The half that frames come from.
-pub(super) struct Frames {
+pub(crate) struct Frames {
     source: ReadHalf<Box<dyn Duplex>>,
     buffer: BytesMut,
 }
 
 impl Connector {
     /// Whether connections are encrypted.
-    pub(super) fn is_tls(&self) -> bool {
+    pub(crate) fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
 
     /// Connects and logs in.
-    pub(super) async fn open(&self, server: &Server) -> Result<(Frames, Writer), ConnectionError> {
+    pub(crate) async fn open(&self, server: &Server) -> Result<(Frames, Writer), ConnectionError> {
         let opening = async {
             let stream = TcpStream::connect((&*server.host, server.port)).await?;
             stream.set_nodelay(true)?;
@@ -107,7 +107,7 @@ impl Connector {
 }
 
 impl Writer {
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all(bytes).await?;
         self.0.flush().await
     }
@@ -115,7 +115,7 @@ impl Writer {
 
 impl Frames {
     /// Waits for the next frame. Cancel-safe.
-    pub(super) async fn next(&mut self) -> io::Result<BytesFrame> {
+    pub(crate) async fn next(&mut self) -> io::Result<BytesFrame> {
         loop {
             if let Some(frame) = self.buffered()? {
                 return Ok(frame);
@@ -131,12 +131,12 @@ impl Frames {
     }
 
     /// Bytes that are here and not decoded.
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.buffer.len()
     }
 
     /// The next frame, where it is here already.
-    pub(super) fn buffered(&mut self) -> io::Result<Option<BytesFrame>> {
+    pub(crate) fn buffered(&mut self) -> io::Result<Option<BytesFrame>> {
         if self.buffer.is_empty() {
             return Ok(None);
         }
@@ -147,7 +147,7 @@ impl Frames {
 }
 
 /// Appends a command: an array of its words.
-pub(super) fn encode(bytes: &mut BytesMut, words: &[impl AsRef<[u8]>]) {
+pub(crate) fn encode(bytes: &mut BytesMut, words: &[impl AsRef<[u8]>]) {
     begin(bytes, words.len());
     for word in words {
         append(bytes, word.as_ref());
@@ -155,7 +155,7 @@ pub(super) fn encode(bytes: &mut BytesMut, words: &[impl AsRef<[u8]>]) {
 }
 
 /// A command alone.
-pub(super) fn command(words: &[impl AsRef<[u8]>]) -> Bytes {
+pub(crate) fn command(words: &[impl AsRef<[u8]>]) -> Bytes {
     let room = words.iter().map(|word| word.as_ref().len() + 16).sum::<usize>() + 16;
     let mut bytes = BytesMut::with_capacity(room);
     encode(&mut bytes, words);
@@ -163,19 +163,19 @@ pub(super) fn command(words: &[impl AsRef<[u8]>]) -> Bytes {
 }
 
 /// Appends the beginning of a command of so many words.
-pub(super) fn begin(bytes: &mut BytesMut, words: usize) {
+pub(crate) fn begin(bytes: &mut BytesMut, words: usize) {
     bytes.put_slice(format!("*{words}\r\n").as_bytes());
 }
 
 /// Appends a word of a command.
-pub(super) fn append(bytes: &mut BytesMut, word: &[u8]) {
+pub(crate) fn append(bytes: &mut BytesMut, word: &[u8]) {
     bytes.put_slice(format!("${}\r\n", word.len()).as_bytes());
     bytes.put_slice(word);
     bytes.put_slice(b"\r\n");
 }
 
 /// What an error says; None where the frame is none.
-pub(super) fn error_of(frame: &BytesFrame) -> Option<String> {
+pub(crate) fn error_of(frame: &BytesFrame) -> Option<String> {
     match frame {
         BytesFrame::SimpleError { data, .. } => Some(data.to_string()),
         BytesFrame::BlobError { data, .. } => Some(String::from_utf8_lossy(data).into_owned()),
@@ -184,7 +184,7 @@ pub(super) fn error_of(frame: &BytesFrame) -> Option<String> {
 }
 
 /// The bytes of a string of any kind.
-pub(super) fn bytes_of(frame: &BytesFrame) -> Option<&Bytes> {
+pub(crate) fn bytes_of(frame: &BytesFrame) -> Option<&Bytes> {
     match frame {
         BytesFrame::BlobString { data, .. }
         | BytesFrame::SimpleString { data, .. }
@@ -194,7 +194,7 @@ pub(super) fn bytes_of(frame: &BytesFrame) -> Option<&Bytes> {
 }
 
 /// The text of a string of any kind.
-pub(super) fn text_of(frame: &BytesFrame) -> Option<&str> {
+pub(crate) fn text_of(frame: &BytesFrame) -> Option<&str> {
     bytes_of(frame).and_then(|bytes| std::str::from_utf8(bytes).ok())
 }
 

@@ -1,4 +1,4 @@
-//! How a master is asked what makes the function library `fanfare_v1` ready on it, and how its functions are called.
+//! How a master is asked what makes a function library ready on it, and how its functions are called.
 
 use std::time::Duration;
 
@@ -23,8 +23,7 @@ pub(super) fn encode_call(call: Call) -> Bytes {
 
 impl Ask for Caller {
     const BROKER: &'static str = NAME;
-    const BY_HAND: &'static str =
-        "load it on every master with `fanfare redis-functions | redis-cli -x FUNCTION LOAD REPLACE`";
+    const WHERE: &'static str = " on every master";
 
     async fn ask(&self, name: &'static str, words: Vec<Value>, limit: Duration) -> Result<Value, BrokerError> {
         let unanswered = || BrokerError::Timeout { broker: NAME, waited: limit };

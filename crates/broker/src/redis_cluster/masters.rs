@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use fred::types::Value;
 use futures_util::future::join_all;
 use redis_protocol::resp3::types::BytesFrame;
 use tokio::{
@@ -22,17 +23,18 @@ use super::{
     NAME, UNPOISONED,
     caller::{Caller, Unanswered},
     connection::{ConnectionError, Connector, command, error_of, text_of},
+    library,
     redirection::Redirection,
     table::LinkId,
-    topology::{Topology, View},
+    topology::{Topology, View, slot_of},
 };
 use crate::{
     BrokerError,
     address::Server,
     backoff,
     redis::{
-        functions::{Functions, ReplicationId},
-        library,
+        functions::{self, Call, ReplicationId},
+        library::{self as libraries, FunctionLibrary},
     },
 };
 
@@ -59,7 +61,7 @@ const AGAIN: Duration = Duration::from_millis(20);
 const HANDOVER: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
-pub(super) struct Masters {
+pub(crate) struct Masters {
     connector: Arc<Connector>,
     seeds: Vec<Server>,
     request_timeout: Duration,
@@ -70,21 +72,23 @@ pub(super) struct Masters {
     callers: Mutex<HashMap<Server, Arc<Caller>>>,
     /// Counts who wants the masters to be looked at now.
     looks: watch::Sender<u64>,
-    /// Whose library each master has, where any namespace keeps history.
-    functions: Option<Functions>,
-    /// Why a master could not be made ready for history, the last time.
+    /// What each master has to have, where any function is called.
+    library: Option<FunctionLibrary>,
+    /// Why a master could not be made ready for that, the last time.
     unready: Mutex<Option<BrokerError>>,
     links: AtomicU64,
-    pub(super) closed: CancellationToken,
-    pub(super) tasks: TaskTracker,
+    /// How many connections for commands have been made; marked as changed when one ends, too.
+    opened: watch::Sender<u64>,
+    pub(crate) closed: CancellationToken,
+    pub(crate) tasks: TaskTracker,
 }
 
 impl Masters {
-    pub(super) fn new(
+    pub(crate) fn new(
         connector: Arc<Connector>,
         seeds: Vec<Server>,
         request_timeout: Duration,
-        functions: Option<Functions>,
+        library: Option<FunctionLibrary>,
     ) -> Arc<Self> {
         Arc::new(Self {
             connector,
@@ -95,58 +99,91 @@ impl Masters {
             views: Mutex::default(),
             callers: Mutex::default(),
             looks: watch::Sender::new(0),
-            functions,
+            library,
             unready: Mutex::default(),
             links: AtomicU64::new(0),
+            opened: watch::Sender::new(0),
             closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
     }
 
-    pub(super) fn connector(&self) -> &Connector {
+    pub(crate) fn connector(&self) -> &Connector {
         &self.connector
     }
 
     /// A number for a subscribing connection, never the same one twice.
-    pub(super) fn next_link(&self) -> LinkId {
+    pub(crate) fn next_link(&self) -> LinkId {
         self.links.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(super) fn topology(&self) -> watch::Receiver<Arc<Topology>> {
+    pub(crate) fn topology(&self) -> watch::Receiver<Arc<Topology>> {
         self.topology.subscribe()
     }
 
+    /// How many connections for commands have been made; changes too when one ends.
+    pub(crate) fn opened(&self) -> watch::Receiver<u64> {
+        self.opened.subscribe()
+    }
+
+    /// Masters to which there is a connection.
+    pub(crate) fn connected(&self) -> Vec<Server> {
+        let topology = self.topology.borrow().clone();
+        topology.masters().iter().filter(|master| self.caller(master).is_some()).cloned().collect()
+    }
+
     /// Something is not where it was: looks at the masters now.
-    pub(super) fn look(&self) {
+    pub(crate) fn look(&self) {
         self.looks.send_modify(|looks| *looks += 1);
     }
 
     /// Whether there is a connection to each master.
-    pub(super) fn all_connected(&self) -> bool {
+    pub(crate) fn all_connected(&self) -> bool {
         let topology = self.topology.borrow().clone();
         topology.is_whole() && topology.masters().iter().all(|master| self.caller(master).is_some())
     }
 
     /// Whether there is a connection to any master.
-    pub(super) fn any_connected(&self) -> bool {
+    pub(crate) fn any_connected(&self) -> bool {
         self.callers.lock().expect(UNPOISONED).values().any(|caller| caller.is_alive())
     }
 
-    /// Why a master is not ready for history.
-    pub(super) fn take_unready(&self) -> Option<BrokerError> {
+    /// Why a master is not ready for its functions to be called.
+    pub(crate) fn take_unready(&self) -> Option<BrokerError> {
         self.unready.lock().expect(UNPOISONED).take()
     }
 
-    /// Makes the owner of a slot ready for history.
-    pub(super) async fn prepare(&self, slot: u16) -> Result<(), BrokerError> {
-        match (&self.functions, self.owner(slot)) {
-            (Some(functions), Some(caller)) => library::prepare(&*caller, functions, self.request_timeout).await,
+    /// Calls a function at the owner of the slot of its keys. Loads the library where the owner does not have it: it may be new,
+    /// or somebody has taken it away. Says over which connection it was done.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub(crate) async fn call_function(&self, call: Call) -> Result<(Value, Arc<Caller>), BrokerError> {
+        let slot = slot_of(call.keys.first().map_or("", String::as_str));
+        let command = library::encode_call(call);
+        let called = match self.call(slot, command.clone()).await {
+            Err(BrokerError::Refused { reason, .. }) if functions::is_missing(&reason) => {
+                self.prepare(slot).await?;
+                self.call(slot, command).await
+            }
+            called => called,
+        };
+        let (answer, caller) = called?;
+        let answer = Value::try_from(answer)
+            .map_err(|error| BrokerError::Refused { broker: NAME, reason: error.to_string() })?;
+        Ok((answer, caller))
+    }
+
+    /// Makes the owner of a slot ready for its functions to be called.
+    async fn prepare(&self, slot: u16) -> Result<(), BrokerError> {
+        match (&self.library, self.owner(slot)) {
+            (Some(library), Some(caller)) => libraries::prepare(&*caller, library, self.request_timeout).await,
             _ => Err(BrokerError::Unavailable { broker: NAME }),
         }
     }
 
     /// Whether any master has this replication id, as it says now.
-    pub(super) async fn have(&self, id: ReplicationId) -> bool {
+    pub(crate) async fn have(&self, id: ReplicationId) -> bool {
         let callers: Vec<Arc<Caller>> = self.callers.lock().expect(UNPOISONED).values().cloned().collect();
         let asked = callers.iter().map(|caller| self.ask(caller, command(&["INFO", "replication"])));
         join_all(asked).await.into_iter().flatten().any(|answer| {
@@ -160,7 +197,7 @@ impl Masters {
     ///
     /// # Errors
     /// Why the last one did not.
-    pub(super) async fn find(&self) -> Result<(), ConnectionError> {
+    pub(crate) async fn find(&self) -> Result<(), ConnectionError> {
         let mut candidates = self.topology.borrow().others().to_vec();
         candidates.extend(self.topology.borrow().masters().iter().cloned());
         candidates.extend(self.seeds.iter().cloned());
@@ -223,7 +260,7 @@ impl Masters {
     }
 
     /// Keeps a connection to each master until the adapter is closed.
-    pub(super) async fn run(self: Arc<Self>) {
+    pub(crate) async fn run(self: Arc<Self>) {
         let mut topology = self.topology();
         let mut keepers: HashMap<Server, CancellationToken> = HashMap::new();
         let following = async {
@@ -287,14 +324,16 @@ impl Masters {
     /// Not by the server's name: another connection to it may be there already.
     fn forget_ended(&self) {
         self.callers.lock().expect(UNPOISONED).retain(|_, caller| caller.is_alive());
+        self.opened.send_modify(|_| {});
     }
 
     /// Prepares a connection, lets it be used, and asks for the master's view of the cluster now and then.
     async fn watch_over(&self, server: &Server, caller: &Arc<Caller>, attempt: &mut usize) -> ConnectionError {
-        if let Some(functions) = &self.functions
-            && let Err(error) = library::prepare(&**caller, functions, self.request_timeout).await
+        if let Some(library) = &self.library
+            && let Err(error) = libraries::prepare(&**caller, library, self.request_timeout).await
         {
-            tracing::warn!(server = %server, %error, "a master of the Redis Cluster is not ready for history");
+            let purpose = library.purpose;
+            tracing::warn!(server = %server, %error, "a master of the Redis Cluster is not ready for {purpose}");
             *self.unready.lock().expect(UNPOISONED) = Some(error);
         }
         let mut looks = self.looks.subscribe();
@@ -313,6 +352,7 @@ impl Masters {
                 connected = true;
                 *attempt = 0;
                 self.callers.lock().expect(UNPOISONED).insert(server.clone(), Arc::clone(caller));
+                self.opened.send_modify(|opened| *opened += 1);
             }
             sleep(LOOK_AGAIN).await;
             let pause = LOOK.mul_f64(0.75 + fastrand::f64() / 2.0);
@@ -330,7 +370,7 @@ impl Masters {
     }
 
     /// Returns when what was published before the owner of a slot changed has come to the new one, as far as can be told.
-    pub(super) async fn handed_over(&self) {
+    pub(crate) async fn handed_over(&self) {
         let changed = *self.changed.lock().expect(UNPOISONED);
         if let Some(changed) = changed {
             sleep_until(changed + HANDOVER).await;
@@ -351,7 +391,7 @@ impl Masters {
     /// # Errors
     /// [`BrokerError::Unavailable`] where no node took it, [`BrokerError::Refused`] for all other errors that a node
     /// answers, [`BrokerError::Timeout`] where nobody knows.
-    pub(super) async fn call(&self, slot: u16, command: Bytes) -> Result<(BytesFrame, Arc<Caller>), BrokerError> {
+    pub(crate) async fn call(&self, slot: u16, command: Bytes) -> Result<(BytesFrame, Arc<Caller>), BrokerError> {
         let began = Instant::now();
         let deadline = began + self.request_timeout;
         let unavailable = BrokerError::Unavailable { broker: NAME };

@@ -6,7 +6,7 @@ use fanfare_protocol::{Channel, Position, Tenant};
 use fred::types::Value;
 use futures_util::future::try_join_all;
 
-use super::{NAME, caller::Caller, library, masters::Masters, topology::slot_of};
+use super::{NAME, caller::Caller, masters::Masters};
 use crate::{
     BrokerError, HistoryOptions, HistoryPage, HistoryRead, Publish, Retention, Standing,
     redis::functions::{self, Call, Durability, Functions, Malformed},
@@ -82,7 +82,7 @@ impl Recorder {
     ) -> Result<(Value, Arc<Caller>), BrokerError> {
         let mut durability = Durability::Ask;
         loop {
-            let called = self.call_once(masters, call(durability)).await;
+            let called = masters.call_function(call(durability)).await;
             let Err(BrokerError::Refused { reason, .. }) = &called else { return called };
             let Some(origin) = functions::unproven(reason).filter(|_| durability == Durability::Ask) else {
                 return called;
@@ -92,23 +92,6 @@ impl Recorder {
                 false => Durability::Loose,
             };
         }
-    }
-
-    /// Loads the library where a master does not have it: it may be new, or somebody has taken it away.
-    async fn call_once(&self, masters: &Masters, call: Call) -> Result<(Value, Arc<Caller>), BrokerError> {
-        let slot = slot_of(call.keys.first().map_or("", String::as_str));
-        let command = library::encode_call(call);
-        let called = match masters.call(slot, command.clone()).await {
-            Err(BrokerError::Refused { reason, .. }) if functions::is_missing(&reason) => {
-                masters.prepare(slot).await?;
-                masters.call(slot, command).await
-            }
-            called => called,
-        };
-        let (answer, caller) = called?;
-        let answer = Value::try_from(answer)
-            .map_err(|error| BrokerError::Refused { broker: NAME, reason: error.to_string() })?;
-        Ok((answer, caller))
     }
 }
 

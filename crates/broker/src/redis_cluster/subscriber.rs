@@ -54,9 +54,9 @@ pub(super) enum Request {
 
 /// Which connections there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Connected {
-    pub(super) any: bool,
-    pub(super) all: bool,
+pub(crate) struct Connected {
+    pub(crate) any: bool,
+    pub(crate) all: bool,
 }
 
 pub(super) struct Subscriber {

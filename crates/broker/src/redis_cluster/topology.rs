@@ -5,19 +5,19 @@ use std::collections::{HashMap, hash_map::Entry};
 use crate::address::Server;
 
 /// Slots of every cluster.
-pub(super) const SLOTS: usize = 16_384;
+pub(crate) const SLOTS: usize = 16_384;
 
 /// Nobody owns a slot.
 const NOBODY: u16 = u16::MAX;
 
 /// The slot of a key or channel: of what stands between the first `{` and the next `}`, where that is something.
-pub(super) fn slot_of(name: &str) -> u16 {
+pub(crate) fn slot_of(name: &str) -> u16 {
     redis_protocol::redis_keyslot(name.as_bytes())
 }
 
 /// What one node says (`CLUSTER NODES`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct View {
+pub(crate) struct View {
     nodes: Vec<Node>,
 }
 
@@ -37,7 +37,7 @@ struct Node {
 
 /// Who owns what.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Topology {
+pub(crate) struct Topology {
     /// Those that own slots.
     masters: Vec<Server>,
     /// All others that are known: replicas, and masters without slots.
@@ -49,7 +49,7 @@ pub(super) struct Topology {
 impl View {
     /// Reads the answer to `CLUSTER NODES`. A node that does not know its own address is the one that was asked. Over TLS a
     /// name that is announced is used, since certificates are made for names.
-    pub(super) fn parse(text: &str, asked: &Server, tls: bool) -> Option<Self> {
+    pub(crate) fn parse(text: &str, asked: &Server, tls: bool) -> Option<Self> {
         let nodes: Option<Vec<Node>> =
             text.lines().filter(|line| !line.is_empty()).map(|line| Node::parse(line, asked, tls)).collect();
         nodes.filter(|nodes| nodes.iter().any(|node| node.myself)).map(|nodes| Self { nodes })
@@ -107,7 +107,7 @@ impl Topology {
     /// was asked before that epoch.
     ///
     /// So a master that was cut off, and is replaced by now, is left as soon as one of the others answers.
-    pub(super) fn merge(views: &[View]) -> Self {
+    pub(crate) fn merge(views: &[View]) -> Self {
         let selves: HashMap<&str, &Node> =
             views.iter().filter_map(View::myself).map(|node| (&*node.id, node)).collect();
         let mut best: Vec<Option<&Node>> = vec![None; SLOTS];
@@ -150,22 +150,22 @@ impl Topology {
     }
 
     /// Those that own slots.
-    pub(super) fn masters(&self) -> &[Server] {
+    pub(crate) fn masters(&self) -> &[Server] {
         &self.masters
     }
 
     /// All others that are known.
-    pub(super) fn others(&self) -> &[Server] {
+    pub(crate) fn others(&self) -> &[Server] {
         &self.others
     }
 
     /// Who owns a slot.
-    pub(super) fn owner(&self, slot: u16) -> Option<&Server> {
+    pub(crate) fn owner(&self, slot: u16) -> Option<&Server> {
         self.masters.get(usize::from(*self.owners.get(usize::from(slot))?))
     }
 
     /// Whether every slot has an owner.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.owners.iter().all(|owner| *owner != NOBODY)
     }
 }

@@ -49,13 +49,14 @@ impl ShardInbox {
     }
 
     /// Whether it is half empty, or nobody reads it any more.
-    fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         let messages = self.messages.capacity() * 2 >= self.messages.max_capacity();
         let bytes = self.bytes.load(Ordering::Relaxed) * 2 <= SHARD_INBOX_BYTES;
         (messages && bytes) || self.messages.is_closed()
     }
 
-    fn try_send(&self, message: ShardMessage) -> Result<(), TrySendError<ShardMessage>> {
+    /// Hands a message over where there is a place for it.
+    pub(crate) fn try_send(&self, message: ShardMessage) -> Result<(), TrySendError<ShardMessage>> {
         let bytes = bytes_of(&message);
         if bytes > 0 && self.bytes.load(Ordering::Relaxed) > SHARD_INBOX_BYTES {
             return Err(TrySendError::Full(message));

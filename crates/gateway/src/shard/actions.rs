@@ -1,13 +1,15 @@
 //! Carrying out what sessions decide.
 
 use fanfare_broker::Publish;
-use fanfare_protocol::{Channel, CloseCode, ErrorBody, ErrorCode, ServerMessage, Topic};
+use fanfare_presence::ConnectionKey;
+use fanfare_protocol::{Channel, CloseCode, ErrorBody, ErrorCode, ServerMessage, Tenant, Topic};
 use fanfare_session::{Action, Completion, Granted, HistoryRange, OpId, PublishAction, SlowConsumer, Start, Time};
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::{
     Shard, ShardState,
     connection::State,
+    presence,
     topics::{Subscribing, Unsubscribing, Waiting},
 };
 use crate::{
@@ -15,7 +17,7 @@ use crate::{
     history::ClientRead,
     hub::message::{ConnectionId, HubRequest, ShardMessage},
     limits::CLOSE_LINGER,
-    publishing::ClientPublish,
+    publishing::{ClientPublish, Publisher},
     websocket::{MAX_CLOSE_REASON_BYTES, encode},
 };
 
@@ -36,11 +38,10 @@ impl Shard {
                 }
                 Action::Unsubscribe { topic } => self.unsubscribe(state, index, &topic),
                 Action::Publish(publish) => self.publish(state, index, now, publish),
-                Action::Join(_) | Action::Present(_) | Action::Signal(_) => {}
-                Action::Presence(presence) => {
-                    let refusal = ErrorBody::new(ErrorCode::Unavailable, "presence is not kept here");
-                    complete(state, index, now, presence.op, Completion::Presence(Err(refusal)));
-                }
+                Action::Join(join) => self.join(state, index, *join),
+                Action::Present(present) => self.present(state, index, *present),
+                Action::Presence(presence) => self.ask_presence(state, index, now, *presence),
+                Action::Signal(signal) => self.signal(state, index, *signal),
                 Action::Send(message) => self.send(state, index, &message),
                 Action::Ping if state.connections[index].events.is_some() => self.send_heartbeat(state, index, now),
                 Action::Ping => self.send_frame(state, index, |out| encode::ping(b"", out)),
@@ -102,20 +103,27 @@ impl Shard {
         if std::mem::take(&mut state.connections[index].counted) {
             state.metrics.session_ended();
         }
-        let id = state.id(index);
+        let (id, key) = (state.id(index), presence::key(&session));
         let Some(tenant) = session.tenant().cloned() else { return };
         // What it gave up and could not carry out any more, for its outbox was full, is not among its topics. A place left
         // in a topic would be the next connection's.
         while let Some(action) = session.poll_action() {
-            if let Action::Unsubscribe { topic } = action {
-                let ended = state.topics.unsubscribe(&tenant, &topic, id);
-                self.tell_hub_if_last(state, ended);
+            match action {
+                Action::Unsubscribe { topic } => self.give_back(state, &tenant, &topic, id, key),
+                Action::Signal(signal) => self.publish_signal(state, tenant.clone(), *signal),
+                _ => {}
             }
         }
         for topic in session.topics() {
-            let ended = state.topics.unsubscribe(&tenant, topic, id);
-            self.tell_hub_if_last(state, ended);
+            self.give_back(state, &tenant, topic, id, key);
         }
+    }
+
+    /// Ends a subscription, and with it being a member.
+    fn give_back(&self, state: &mut ShardState, tenant: &Tenant, topic: &Topic, id: ConnectionId, key: ConnectionKey) {
+        let ended = state.topics.unsubscribe(tenant, topic, id);
+        self.tell_hub_if_last(state, ended);
+        self.leave(state, id.index as usize, key, tenant, topic);
     }
 
     fn authenticate(&self, state: &mut ShardState, index: usize, now: Time, op: OpId, token: String) {
@@ -135,10 +143,7 @@ impl Shard {
     fn subscribe(&self, state: &mut ShardState, index: usize, now: Time, op: OpId, topic: Topic, start: Start) {
         let id = state.id(index);
         let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
-        let conflates = || {
-            let namespaces = &self.context.session_config.namespaces;
-            namespaces.get(topic.namespace()).slow_consumer == SlowConsumer::Conflate
-        };
+        let conflates = || self.conflates(&topic);
         let waiting = Waiting { connection: id, op, start, given_up: false };
         match state.topics.subscribe(&tenant, topic.clone(), waiting.clone(), conflates) {
             Subscribing::Done => complete(state, index, now, op, Completion::Subscribed(Ok(Granted::default()))),
@@ -156,8 +161,13 @@ impl Shard {
         if let (Some(aside), Some(slot)) = (&mut state.connections[index].aside, state.topics.slot(&tenant, topic)) {
             aside.end(slot);
         }
-        let ended = state.topics.unsubscribe(&tenant, topic, id);
-        self.tell_hub_if_last(state, ended);
+        let Some(key) = state.session(index).map(|session| presence::key(session)) else { return };
+        self.give_back(state, &tenant, topic, id, key);
+    }
+
+    /// Whether clients of a topic that do not keep up get only the newest per key.
+    pub(super) fn conflates(&self, topic: &Topic) -> bool {
+        self.context.session_config.namespaces.get(topic.namespace()).slow_consumer == SlowConsumer::Conflate
     }
 
     fn history(
@@ -213,7 +223,8 @@ impl Shard {
         let Some(tenant) = state.session(index).and_then(|session| session.tenant()).cloned() else { return };
         let PublishAction { op, channel, body, id } = action;
         let publish = Publish { tenant, channel, body, id, ephemeral: false };
-        let job = ClientPublish { publish, shard: self.context.inbox.clone(), connection, op };
+        let job =
+            ClientPublish { publish, publisher: Some(Publisher { shard: self.context.inbox.clone(), connection, op }) };
         if self.context.publishes.try_send(job).is_err() {
             let refusal = ErrorBody::new(ErrorCode::Unavailable, "this node has too many publishes in hand; try again");
             complete(state, index, now, op, Completion::Published(Err(refusal)));

@@ -27,6 +27,7 @@ impl Shard {
         let state = &mut *state;
         if !state.gaps.is_empty() {
             self.tell_waiting_gaps(state);
+            state.presence.send_unsent();
             return self.send_unsent(state);
         }
         for message in messages {
@@ -35,6 +36,7 @@ impl Shard {
             }
         }
         self.seal_all(state);
+        state.presence.send_unsent();
         self.send_unsent(state);
     }
 
@@ -300,6 +302,7 @@ impl Shard {
         let now = self.context.clock.now();
         for index in subscribers {
             let index = index as usize;
+            self.leave_ended(state, index, &topic);
             if let Some(aside) = &mut state.connections[index].aside {
                 aside.end(slot);
             }

@@ -15,6 +15,7 @@ pub(super) struct ShardMetrics {
     delivered_bytes_total: Counter,
     malformed: Counter,
     conflated: Counter,
+    signals_dropped: Counter,
     subscriptions: Gauge,
     /// As last published.
     subscriptions_told: usize,
@@ -34,6 +35,7 @@ impl ShardMetrics {
             delivered_bytes_total: counter!(names::DELIVERED_BYTES_TOTAL),
             malformed: counter!(names::MALFORMED_FRAMES_TOTAL),
             conflated: counter!(names::CONFLATED_TOTAL),
+            signals_dropped: counter!(names::SIGNALS_DROPPED_TOTAL),
             subscriptions: gauge!(names::SUBSCRIPTIONS),
             subscriptions_told: 0,
             deliveries: 0,
@@ -130,6 +132,11 @@ impl ShardMetrics {
     /// A publication was left out for a client that gets only the newest per key.
     pub(super) fn conflated(&self) {
         self.conflated.increment(1);
+    }
+
+    /// A signal found no room on its way to the broker.
+    pub(super) fn signal_dropped(&self) {
+        self.signals_dropped.increment(1);
     }
 
     pub(super) fn gap(&mut self, reason: &'static str, sessions: usize) {

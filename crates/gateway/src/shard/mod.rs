@@ -12,6 +12,8 @@ mod delivery;
 mod history_tests;
 mod metrics;
 mod outbox;
+mod presence;
+mod presence_link;
 mod reading;
 mod recovery;
 mod stream_body;
@@ -47,12 +49,14 @@ use crate::{
         message::{ConnectionId, HubRequest, ShardId},
     },
     limits::READ_BUFFER_BYTES,
+    presence::message::PresenceRequest,
     publishing::ClientPublish,
     websocket::{Deflater, Parser, Scratch},
 };
 use connection::{Connection, ConnectionTask, State, Transport};
 use metrics::ShardMetrics;
 use outbox::OutboxLimits;
+use presence_link::PresenceLink;
 use topics::ShardTopics;
 use wheel::Wheel;
 
@@ -73,6 +77,8 @@ pub(crate) struct ShardContext {
     pub(crate) hub: mpsc::Sender<HubRequest>,
     pub(crate) publishes: mpsc::Sender<ClientPublish>,
     pub(crate) reads: mpsc::Sender<ClientRead>,
+    /// `None` where no namespace has presence.
+    pub(crate) presence: Option<mpsc::Sender<PresenceRequest>>,
     /// Bytes that one client is given to catch up.
     pub(crate) recovery_bytes: usize,
     /// This shard's own inbox, for completions.
@@ -110,6 +116,7 @@ struct ShardState {
     wheel: Wheel,
     /// Requests that the hub's inbox did not take.
     unsent: VecDeque<HubRequest>,
+    presence: PresenceLink,
     deflater: Deflater,
     scratch: Scratch,
     read_buffer: Box<[u8]>,
@@ -141,6 +148,7 @@ impl Shard {
             stamp: 0,
             wheel: Wheel::new(context.clock.now()),
             unsent: VecDeque::new(),
+            presence: PresenceLink::new(context.presence.clone()),
             deflater: Deflater::new(),
             scratch: Scratch::new(),
             read_buffer: vec![0; READ_BUFFER_BYTES].into(),
@@ -232,6 +240,7 @@ impl Shard {
         let state = &mut *state;
         // No answer of the hub may come that would have it tried again.
         self.send_unsent(state);
+        state.presence.send_unsent();
         let now = self.context.clock.now();
         let mut due = Vec::new();
         state.wheel.take_due(now, &mut due, TIMERS_PER_TURN);

@@ -245,7 +245,10 @@ impl Shard {
         reason: &'static str,
         missed: Option<Missed>,
     ) {
-        let Some(topic) = state.topics.get_mut(slot).map(|topic| topic.topic.clone()) else { return };
+        let Some(topic) = state.topics.get_mut(slot).filter(|topic| topic.audience.is_none()) else {
+            return; // announcements that were left out show by the version of the newest
+        };
+        let topic = topic.topic.clone();
         state.metrics.gap(reason, 1);
         let now = self.context.clock.now();
         if let Some(session) = state.session(index) {

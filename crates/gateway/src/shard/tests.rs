@@ -68,6 +68,7 @@ impl Bench {
             hub: hub_requests,
             publishes,
             reads: mpsc::channel(64).0,
+            presence: None,
             recovery_bytes: 1 << 20,
             inbox: shard_inbox(64).0,
             main: Handle::current(),

@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use ahash::RandomState;
+use fanfare_presence::Audience;
 use fanfare_protocol::{Epoch, Position, Tenant, Topic};
 use fanfare_session::{OpId, Start, Time};
 use hashbrown::HashTable;
@@ -18,6 +19,8 @@ use crate::{
 pub(super) struct ShardTopic {
     pub(super) tenant: Tenant,
     pub(super) topic: Topic,
+    /// For those who are told of the channel's members: its own topic beside the channel's, of which the hub knows nothing.
+    pub(super) audience: Option<Audience>,
     generation: u32,
     confirmation: Confirmation,
     /// Places of subscribed connections.
@@ -165,7 +168,9 @@ impl ShardTopics {
 
     /// Topics that the hub has confirmed, and that it cannot repair.
     pub(super) fn confirmed_without_history(&self) -> impl Iterator<Item = SlotId> {
-        let is_one = |topic: &ShardTopic| matches!(topic.confirmation, Confirmation::Given) && topic.history.is_none();
+        let is_one = |topic: &ShardTopic| {
+            matches!(topic.confirmation, Confirmation::Given) && topic.history.is_none() && topic.audience.is_none()
+        };
         self.slots(is_one)
     }
 
@@ -186,8 +191,9 @@ impl ShardTopics {
         waiting: Waiting,
         conflates: impl FnOnce() -> bool,
     ) -> Subscribing {
-        let Some(index) = self.find(tenant, &topic) else {
-            return Subscribing::First(self.insert(tenant.clone(), topic, waiting, conflates()));
+        let Some(index) = self.find(tenant, &topic, None) else {
+            let awaited = Confirmation::Awaited(vec![waiting]);
+            return Subscribing::First(self.insert(tenant.clone(), topic, None, awaited, conflates()));
         };
         let found = &mut self.places[index as usize];
         match &mut found.confirmation {
@@ -207,7 +213,7 @@ impl ShardTopics {
     }
 
     pub(super) fn unsubscribe(&mut self, tenant: &Tenant, topic: &Topic, connection: ConnectionId) -> Unsubscribing {
-        let Some(index) = self.find(tenant, topic) else { return Unsubscribing::Done };
+        let Some(index) = self.find(tenant, topic, None) else { return Unsubscribing::Done };
         let found = &mut self.places[index as usize];
         let nobody = match &mut found.confirmation {
             Confirmation::Awaited(waiting) => {
@@ -248,8 +254,54 @@ impl ShardTopics {
 
     /// The place of a topic.
     pub(super) fn slot(&self, tenant: &Tenant, topic: &Topic) -> Option<SlotId> {
-        let index = self.find(tenant, topic)?;
+        let index = self.find(tenant, topic, None)?;
         Some(SlotId { index, generation: self.places[index as usize].generation })
+    }
+
+    /// The place of those who are told of a channel's members.
+    pub(super) fn watched(&self, tenant: &Tenant, topic: &Topic, audience: Audience) -> Option<SlotId> {
+        let index = self.find(tenant, topic, Some(audience))?;
+        Some(SlotId { index, generation: self.places[index as usize].generation })
+    }
+
+    /// A connection is told of a channel's members. Returns the place where it is the first.
+    pub(super) fn watch(
+        &mut self,
+        tenant: &Tenant,
+        topic: Topic,
+        audience: Audience,
+        connection: u32,
+        conflates: bool,
+    ) -> Option<SlotId> {
+        if let Some(index) = self.find(tenant, &topic, Some(audience)) {
+            let subscribers = &mut self.places[index as usize].subscribers;
+            if !subscribers.contains(&connection) {
+                subscribers.push(connection);
+            }
+            return None;
+        }
+        let slot = self.insert(tenant.clone(), topic, Some(audience), Confirmation::Given, conflates);
+        self.places[slot.index as usize].subscribers.push(connection);
+        Some(slot)
+    }
+
+    /// A connection is not told any more. Returns the place that it had, where it was the last.
+    pub(super) fn unwatch(
+        &mut self,
+        tenant: &Tenant,
+        topic: &Topic,
+        audience: Audience,
+        connection: u32,
+    ) -> Option<SlotId> {
+        let slot = self.watched(tenant, topic, audience)?;
+        let subscribers = &mut self.places[slot.index as usize].subscribers;
+        let at = subscribers.iter().position(|own| *own == connection)?;
+        subscribers.swap_remove(at);
+        if !subscribers.is_empty() {
+            return None;
+        }
+        self.remove(slot.index);
+        Some(slot)
     }
 
     /// Takes one out that recovers; `None` where it has gone.
@@ -321,23 +373,31 @@ impl ShardTopics {
         Some(Ended { topic, waiting, subscribers })
     }
 
-    fn find(&self, tenant: &Tenant, topic: &Topic) -> Option<u32> {
+    fn find(&self, tenant: &Tenant, topic: &Topic, audience: Option<Audience>) -> Option<u32> {
         let same = |index: &u32| {
             let other = &self.places[*index as usize];
-            other.topic == *topic && other.tenant == *tenant
+            other.topic == *topic && other.tenant == *tenant && other.audience == audience
         };
-        self.by_name.find(hash(&self.hasher, tenant, topic), same).copied()
+        self.by_name.find(hash(&self.hasher, tenant, topic, audience), same).copied()
     }
 
-    fn insert(&mut self, tenant: Tenant, topic: Topic, waiting: Waiting, conflates: bool) -> SlotId {
+    fn insert(
+        &mut self,
+        tenant: Tenant,
+        topic: Topic,
+        audience: Option<Audience>,
+        confirmation: Confirmation,
+        conflates: bool,
+    ) -> SlotId {
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
-        let hash_of_new = hash(&self.hasher, &tenant, &topic);
+        let hash_of_new = hash(&self.hasher, &tenant, &topic, audience);
         let index = self.places.insert(ShardTopic {
             tenant,
             topic,
+            audience,
             generation,
-            confirmation: Confirmation::Awaited(vec![waiting]),
+            confirmation,
             subscribers: SmallVec::new(),
             pending: SmallVec::new(),
             conflates,
@@ -347,14 +407,14 @@ impl ShardTopics {
         let (places, hasher) = (&self.places, &self.hasher);
         self.by_name.insert_unique(hash_of_new, index, |index| {
             let other = &places[*index as usize];
-            hash(hasher, &other.tenant, &other.topic)
+            hash(hasher, &other.tenant, &other.topic, other.audience)
         });
         SlotId { index, generation }
     }
 
     fn remove(&mut self, index: u32) -> ShardTopic {
         let topic = self.places.remove(index as usize);
-        let hash = hash(&self.hasher, &topic.tenant, &topic.topic);
+        let hash = hash(&self.hasher, &topic.tenant, &topic.topic, topic.audience);
         if let Ok(entry) = self.by_name.find_entry(hash, |other| *other == index) {
             entry.remove();
         }
@@ -362,8 +422,8 @@ impl ShardTopics {
     }
 }
 
-fn hash(hasher: &RandomState, tenant: &Tenant, topic: &Topic) -> u64 {
-    hasher.hash_one((tenant.as_str(), topic.as_str()))
+fn hash(hasher: &RandomState, tenant: &Tenant, topic: &Topic, audience: Option<Audience>) -> u64 {
+    hasher.hash_one((tenant.as_str(), topic.as_str(), audience))
 }
 
 #[cfg(test)]

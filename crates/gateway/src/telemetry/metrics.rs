@@ -63,6 +63,18 @@ metrics! {
     RECOVERIES_TOTAL Counter "fanfare_recoveries_total" ["result"] "Subscriptions that began with a position or with the newest publications.";
     POSITION_CHECKS_TOTAL Counter "fanfare_position_checks_total" [] "Channels of which the broker was asked where they stand.";
     HISTORY_RING_BYTES Gauge "fanfare_history_ring_bytes" [] "Bytes of recent publications that this node keeps.";
+    PRESENCE_ROWS Gauge "fanfare_presence_rows" [] "Members of this node: connections on channels with presence, those that wait for their grace included.";
+    PRESENCE_CHANNELS_MIRRORED Gauge "fanfare_presence_channels_mirrored" [] "Channels whose members this node follows, because somebody here watches them.";
+    PRESENCE_CHANNELS_UNWRITTEN Gauge "fanfare_presence_channels_unwritten" [] "Channels with members of this node that the presence store does not have yet.";
+    PRESENCE_STORE_CONNECTED Gauge "fanfare_presence_store_connected" [] "Whether the presence store is there: 1 or 0. Without it answers are stale.";
+    PRESENCE_LEASE_HELD Gauge "fanfare_presence_lease_held" [] "Whether this node holds its lease at the presence store: 1 or 0.";
+    PRESENCE_QUESTIONS Gauge "fanfare_presence_questions" [] "Questions who is present that wait for their answer.";
+    PRESENCE_STORE_CALLS_TOTAL Counter "fanfare_presence_store_calls_total" ["call", "result"] "Calls at the presence store.";
+    PRESENCE_STORE_CALL_SECONDS Histogram "fanfare_presence_store_call_duration_seconds" ["call"] "Time that a call at the presence store took.";
+    PRESENCE_REAPED_ROWS_TOTAL Counter "fanfare_presence_reaped_rows_total" [] "Rows of dead nodes that this node removed.";
+    PRESENCE_ANNOUNCEMENTS_TOTAL Counter "fanfare_presence_announcements_total" ["event"] "Announcements to those who watch a channel: change, count, snapshot.";
+    PRESENCE_ANNOUNCEMENTS_DROPPED_TOTAL Counter "fanfare_presence_announcements_dropped_total" [] "Announcements that a shard did not take in time, and that a newer one replaced.";
+    SIGNALS_DROPPED_TOTAL Counter "fanfare_signals_dropped_total" [] "Signals of clients for which there was no room on their way to the broker.";
     API_REQUESTS_TOTAL Counter "fanfare_api_requests_total" ["endpoint", "status"] "Requests of the internal API.";
     API_PUBLICATIONS_TOTAL Counter "fanfare_api_publications_total" ["result"] "Publications through the internal API, one for each channel.";
     API_REQUEST_SECONDS Histogram "fanfare_api_request_duration_seconds" ["endpoint"] "Time from a request of the internal API to its answer.";
