@@ -358,6 +358,20 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Whether services are told anything of connections and channels.
+    pub(crate) fn tells_lifecycle(&self) -> bool {
+        let mut all = self.namespaces.declared.values().chain([&self.namespaces.defaults]);
+        !self.events.is_empty() || all.any(|namespace| !namespace.events.is_empty())
+    }
+
+    /// Namespaces with history in which clients may send signals, which are in no history.
+    fn namespaces_with_signals(&self) -> std::collections::HashSet<Box<str>> {
+        let names = self.history.namespaces.keys();
+        names.filter(|name| self.namespaces.get(name).signal != fanfare_session::Access::None).cloned().collect()
+    }
+}
+
 impl From<&Config> for fanfare_broker::BrokerOptions {
     fn from(config: &Config) -> Self {
         let expose = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
@@ -373,6 +387,8 @@ impl From<&Config> for fanfare_broker::BrokerOptions {
             tls_cert_file: broker.tls_cert_file.clone(),
             tls_key_file: broker.tls_key_file.clone(),
             history: config.history.clone(),
+            signals: config.namespaces_with_signals(),
+            tells: config.tells_lifecycle(),
             ..Self::new(broker.url.expose())
         }
     }

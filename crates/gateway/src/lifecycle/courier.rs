@@ -93,7 +93,9 @@ impl Courier {
     async fn finish(mut self, until: Instant) {
         self.events.close();
         loop {
-            while self.has_room() && let Ok(event) = self.events.try_recv() {
+            while self.has_room()
+                && let Ok(event) = self.events.try_recv()
+            {
                 self.take(event);
             }
             if self.telling.is_empty() {

@@ -156,7 +156,8 @@ mod tests {
     use super::*;
 
     fn told(what: What) -> (String, String) {
-        let event = LifecycleEvent { tenant: Tenant::parse("acme").unwrap(), node: "n1".into(), timestamp: 1_700, what };
+        let event =
+            LifecycleEvent { tenant: Tenant::parse("acme").unwrap(), node: "n1".into(), timestamp: 1_700, what };
         let Lifecycle { id, body, kind, tenant } = event.to_lifecycle();
         assert_eq!((tenant.as_str(), kind), ("acme", event.kind()));
         (id, String::from_utf8(body.into()).unwrap())
@@ -202,9 +203,8 @@ mod tests {
         ];
         for (what, id, fields) in cases {
             let kind = id.rsplit(':').next().unwrap().to_owned();
-            let body = format!(
-                r#"{{"id":"{id}","kind":"{kind}","tenant":"acme","node":"n1","timestamp":1700,{fields}}}"#
-            );
+            let body =
+                format!(r#"{{"id":"{id}","kind":"{kind}","tenant":"acme","node":"n1","timestamp":1700,{fields}}}"#);
             assert_eq!(told(what), (id, body));
         }
     }

@@ -3,11 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use fanfare_protocol::{CloseCode, ErrorCode, Push, Reply, ServerMessage, Tenant, Topic};
-use fanfare_session::{LifecycleEvents, Session, SessionConfig, SessionId};
+use fanfare_session::{Grant, LifecycleEvents, SessionId};
 
 use super::{
+    LifecycleContext,
     event::{LifecycleEvent, What, Who},
-    queue::LifecycleQueue,
     wants_any,
 };
 
@@ -17,12 +17,7 @@ const BY_CLIENT: &str = "client";
 /// See the module. Times are in milliseconds since the Unix epoch.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    queue: LifecycleQueue,
-    /// The node's name.
-    node: Arc<str>,
-    /// What is told of connections.
-    events: LifecycleEvents,
-    config: Arc<SessionConfig>,
+    context: LifecycleContext,
     sessions: HashMap<SessionId, Begun>,
     /// A subscription that has ended; the client may be told in a moment why.
     ended: Option<LifecycleEvent>,
@@ -41,19 +36,12 @@ struct Begun {
 }
 
 impl Ledger {
-    /// `events` is what is told of connections; what is told of channels stands in their namespaces.
-    pub(crate) fn new(
-        queue: LifecycleQueue,
-        node: Arc<str>,
-        events: LifecycleEvents,
-        config: Arc<SessionConfig>,
-    ) -> Self {
-        Self { queue, node, events, config, sessions: HashMap::new(), ended: None }
+    pub(crate) fn new(context: LifecycleContext) -> Self {
+        Self { context, sessions: HashMap::new(), ended: None }
     }
 
     /// A session has its identity.
-    pub(crate) fn connected(&mut self, now: u64, session: &Session) {
-        let Some(grant) = session.grant() else { return };
+    pub(crate) fn connected(&mut self, now: u64, id: SessionId, grant: &Grant) {
         let begun = Begun {
             tenant: grant.tenant.clone(),
             user: grant.user.as_deref().map(Arc::from),
@@ -61,9 +49,8 @@ impl Ledger {
             last: 0,
             subscriptions: HashMap::new(),
         };
-        let id = session.id();
-        if self.events.contains(LifecycleEvents::CONNECTED) {
-            self.queue.push(self.event(&begun, now, What::Connected(begun.who(id))));
+        if self.context.events.contains(LifecycleEvents::CONNECTED) {
+            self.context.queue.push(self.event(&begun, now, What::Connected(begun.who(id))));
         }
         self.sessions.insert(id, begun);
     }
@@ -100,12 +87,12 @@ impl Ledger {
     /// Nothing more is going to be said of what has ended.
     pub(crate) fn settle(&mut self) {
         if let Some(event) = self.ended.take() {
-            self.queue.push(event);
+            self.context.queue.push(event);
         }
     }
 
     /// A session has ended, with all its subscriptions.
-    pub(crate) fn ended(&mut self, now: u64, id: SessionId, reason: &'static str) {
+    pub(crate) fn session_ended(&mut self, now: u64, id: SessionId, reason: &'static str) {
         self.settle();
         let Some(mut begun) = self.sessions.remove(&id) else { return };
         let mut subscriptions: Vec<_> = begun.subscriptions.drain().collect();
@@ -114,13 +101,13 @@ impl Ledger {
         for (channel, since) in subscriptions {
             if self.tells(&channel, LifecycleEvents::UNSUBSCRIBED) {
                 let what = What::Unsubscribed { who: begun.who(id), channel, since, reason };
-                self.queue.push(self.event(&begun, now, what));
+                self.context.queue.push(self.event(&begun, now, what));
             }
         }
-        if self.events.contains(LifecycleEvents::DISCONNECTED) {
+        if self.context.events.contains(LifecycleEvents::DISCONNECTED) {
             let duration_ms = Some(now.saturating_sub(begun.since));
             let what = What::Disconnected { who: begun.who(id), reason, duration_ms };
-            self.queue.push(self.event(&begun, now, what));
+            self.context.queue.push(self.event(&begun, now, what));
         }
     }
 
@@ -132,7 +119,7 @@ impl Ledger {
     fn subscribed(&mut self, now: u64, id: SessionId, channel: &str) {
         // What ended before comes before.
         self.settle();
-        if !wants_any(self.of(channel), LifecycleEvents::SUBSCRIBED, LifecycleEvents::UNSUBSCRIBED) {
+        if !wants_any(self.context.of(channel), LifecycleEvents::SUBSCRIBED, LifecycleEvents::UNSUBSCRIBED) {
             return;
         }
         let Some(begun) = self.sessions.get_mut(&id) else { return };
@@ -145,19 +132,22 @@ impl Ledger {
         if self.tells(channel, LifecycleEvents::SUBSCRIBED) {
             let begun = &self.sessions[&id];
             let what = What::Subscribed { who: begun.who(id), channel: channel.into(), since };
-            self.queue.push(self.event(begun, now, what));
+            self.context.queue.push(self.event(begun, now, what));
         }
     }
 
     fn give_reason(&mut self, now: u64, id: SessionId, channel: &str, reason: &'static str) {
-        let mut event = self.ended.take().or_else(|| self.end(now, id, channel, reason));
-        if let Some(LifecycleEvent { what: What::Unsubscribed { who, channel: of, reason: why, .. }, .. }) = &mut event
-            && who.session == id
-            && **of == *channel
-        {
-            *why = reason;
+        match &mut self.ended {
+            Some(LifecycleEvent { what: What::Unsubscribed { who, channel: of, reason: why, .. }, .. })
+                if who.session == id && **of == *channel =>
+            {
+                *why = reason;
+            }
+            _ => {
+                self.settle();
+                self.ended = self.end(now, id, channel, reason);
+            }
         }
-        self.ended = event;
         self.settle();
     }
 
@@ -171,17 +161,11 @@ impl Ledger {
     }
 
     fn event(&self, begun: &Begun, timestamp: u64, what: What) -> LifecycleEvent {
-        LifecycleEvent { tenant: begun.tenant.clone(), node: self.node.clone(), timestamp, what }
-    }
-
-    /// What is told of a channel or pattern.
-    fn of(&self, channel: &str) -> LifecycleEvents {
-        let namespace = channel.split_once(':').map_or(channel, |(namespace, _)| namespace);
-        self.config.namespaces.get(namespace).events
+        LifecycleEvent { tenant: begun.tenant.clone(), node: self.context.node.clone(), timestamp, what }
     }
 
     fn tells(&self, channel: &str, event: LifecycleEvents) -> bool {
-        self.of(channel).contains(event)
+        self.context.of(channel).contains(event)
     }
 }
 
@@ -205,4 +189,4 @@ pub(crate) fn reason_of(code: CloseCode) -> &'static str {
 
 #[cfg(test)]
 #[path = "ledger_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -12,17 +12,33 @@ mod ledger;
 mod queue;
 mod turnouts;
 
-use fanfare_session::{LifecycleEvents, NamespaceTable};
+use std::sync::Arc;
+
+use fanfare_session::{LifecycleEvents, SessionConfig};
 
 pub(crate) use courier::{Courier, CourierEnd};
-pub(crate) use ledger::Ledger;
+pub(crate) use ledger::{Ledger, reason_of};
 pub(crate) use queue::{LifecycleQueue, lifecycle_queue};
 pub(crate) use turnouts::Turnouts;
 
-/// Whether anything is told at all.
-pub(crate) fn is_wanted(node: LifecycleEvents, namespaces: &NamespaceTable) -> bool {
-    let mut all = namespaces.declared.values().chain([&namespaces.defaults]);
-    !node.is_empty() || all.any(|namespace| !namespace.events.is_empty())
+/// What everybody on the node has in common who tells something. There only where something is told.
+#[derive(Clone, Debug)]
+pub(crate) struct LifecycleContext {
+    pub(crate) queue: LifecycleQueue,
+    /// The node's name.
+    pub(crate) node: Arc<str>,
+    /// What is told of connections.
+    pub(crate) events: LifecycleEvents,
+    /// What is told of channels stands in their namespaces.
+    pub(crate) config: Arc<SessionConfig>,
+}
+
+impl LifecycleContext {
+    /// What is told of a channel or pattern.
+    fn of(&self, channel: &str) -> LifecycleEvents {
+        let namespace = channel.split_once(':').map_or(channel, |(namespace, _)| namespace);
+        self.config.namespaces.get(namespace).events
+    }
 }
 
 /// Whether either of them is in a set.

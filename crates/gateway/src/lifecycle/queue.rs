@@ -33,6 +33,12 @@ pub(super) fn queue_of(events: usize) -> (LifecycleQueue, mpsc::Receiver<Lifecyc
 }
 
 impl LifecycleQueue {
+    /// How many wait.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.events.max_capacity() - self.events.capacity()
+    }
+
     /// Leaves an event, if there is room.
     pub(super) fn push(&self, event: LifecycleEvent) {
         if self.events.try_send(event).is_ok() {
