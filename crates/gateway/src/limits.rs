@@ -40,6 +40,10 @@ pub(crate) const POSITION_CALLS: usize = 4;
 pub(crate) const RING_AGE: Duration = Duration::from_secs(60);
 /// Publishes of clients that wait for the broker, of all shards.
 pub(crate) const CLIENT_PUBLISHES: usize = 8_192;
+/// Places of a shard's table that are looked at for a service before the shard goes on.
+pub(crate) const INSPECTED_PER_TURN: usize = 4_096;
+/// Topics of a connection that a service is told of.
+pub(crate) const INSPECTED_TOPICS: usize = 100;
 /// Reads of history for clients that wait, of all shards.
 pub(crate) const CLIENT_READS: usize = 4_096;
 /// Lifecycle events of all shards that wait to be told. Beyond it the newest are dropped, which is counted.

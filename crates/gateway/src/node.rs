@@ -36,7 +36,7 @@ use crate::{
         message::{ShardId, ShardMessage},
         shard_inbox,
     },
-    internal::{self, InternalState},
+    internal::{self, InternalState, Served},
     lifecycle::{Courier, CourierEnd, LifecycleContext, Turnouts, lifecycle_queue},
     limits::{CLIENT_PUBLISHES, CLIENT_READS, HUB_INBOX_REQUESTS, PRESENCE_CALLS, PRESENCE_INBOX_REQUESTS},
     listener,
@@ -250,11 +250,21 @@ impl Node {
         spawn(essential("reads of clients", &running), reading.boxed());
         let publishing = publishing::run(self.broker.clone(), client_publishes, running.clone());
         spawn(essential("publishes of clients", &running), publishing.boxed());
+        let inboxes = handles.iter().map(|shard| shard.inbox.clone()).collect();
         spawn(essential("acceptor", &accepting), listener::accept(self.public, handles, accepting.clone()).boxed());
         let (verifier, stop) = (self.verifier.clone(), running.clone());
         tasks.spawn(async move { verifier.run(stop).await });
-        let state =
-            InternalState::new(&self.config, self.broker.clone(), reader, readiness.clone(), self.prometheus, clock);
+        let presence = presence.map(PresenceHandle::new);
+        let served = Served {
+            broker: self.broker.clone(),
+            history: reader,
+            presence: presence.clone(),
+            shards: inboxes,
+            readiness: readiness.clone(),
+            prometheus: self.prometheus,
+            clock,
+        };
+        let state = InternalState::new(&self.config, served);
         let api = axum::serve(self.internal, internal::router(state))
             .with_graceful_shutdown(running.clone().cancelled_owned());
         let api = async move {
@@ -268,7 +278,7 @@ impl Node {
             public_address: self.public_address,
             internal_address: self.internal_address,
             broker: self.broker,
-            presence: presence.map(PresenceHandle::new),
+            presence,
             courier,
             readiness,
             shards,
@@ -282,7 +292,7 @@ impl Node {
 
     /// What is told to services, and who tells it.
     fn lifecycle(&self, session_config: &Arc<SessionConfig>) -> Option<(LifecycleContext, Courier)> {
-        self.config.tells_lifecycle().then(|| {
+        self.config.tells().then(|| {
             let (queue, events) = lifecycle_queue();
             let context = LifecycleContext {
                 queue,

@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 use crate::{ClientMessage, Command, CommandKind, DecodeError, ErrorBody, PublishCommand, Push, ServerMessage, limits};
 
 /// The command types that a client may send, for error texts.
-const TYPES: &str = "connect, subscribe, unsubscribe, publish, history, refresh, ping, pong";
+const TYPES: &str = "connect, subscribe, unsubscribe, publish, history, presence, set_presence, signal, \
+                     refresh, ping, pong";
 
 /// Reads a client's text frame: one object, or an array of them. `each` gets every element in order; one that is no
 /// command does not disturb the others.
@@ -134,6 +135,11 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<B
 }
 
 #[derive(Deserialize)]
+struct PingFields {
+    active: Option<bool>,
+}
+
+#[derive(Deserialize)]
 struct RefreshFields {
     token: String,
 }
@@ -189,7 +195,12 @@ fn decode_kind(name: &str, text: &str) -> Result<CommandKind, String> {
             }))
         }),
         "refresh" => fields(name, text).map(|RefreshFields { token }| CommandKind::Refresh { token }),
-        "ping" => Ok(CommandKind::Ping { active: false }),
+        "presence" => presence::presence(text),
+        "set_presence" => presence::set_presence(text),
+        "signal" => presence::signal(text),
+        "ping" => {
+            fields(name, text).map(|PingFields { active }| CommandKind::Ping { active: active.unwrap_or_default() })
+        }
         _ => Err(format!("type {:?} is not known; allowed are {TYPES}", quoted(name))),
     }
 }

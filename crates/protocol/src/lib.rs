@@ -27,7 +27,10 @@ pub use delivery::Delivery;
 pub use envelope::{Body, Data, Envelope, EnvelopeError, EnvelopeHeaders};
 pub use pattern::{Pattern, Topic};
 pub use position::{Epoch, EpochError, Position};
-pub use presence::{Info, MemberJson, PresenceCommand, PresenceReply, SetPresenceCommand, SignalCommand, Watch};
+pub use presence::{
+    ChangeJson, CountJson, Info, MemberJson, PresenceCommand, PresenceReply, SetPresenceCommand, SignalCommand,
+    SignalJson, Watch,
+};
 pub use recorded::RecordedJson;
 pub use server::{
     Connected, ErrorBody, HistoryReply, Missed, Push, Reply, ServerMessage, Subscribed, SubscriptionOutcome,

@@ -30,5 +30,17 @@ pub const MSGPACK_DEPTH: usize = 64;
 pub const HANDSHAKE_CHANNELS: usize = 50;
 /// Publications that `history` gives where the client names no `limit`.
 pub const HISTORY_PUBLICATIONS: u32 = 100;
+/// Bytes of a member's state: an application's own word. Hard bound.
+pub const STATE_BYTES: usize = 32;
+/// Members that `presence` gives where the client names no `limit`.
+pub const PRESENCE_MEMBERS: usize = 100;
+/// Members in one snapshot, or one page of `presence`; a node may configure another.
+pub const PRESENCE_PAGE: usize = 500;
+/// Bytes of a member's `info`; a node may configure another.
+pub const PRESENCE_INFO_BYTES: usize = 1024;
+/// Commands `set_presence` of one session in a second; a node may configure another.
+pub const PRESENCE_UPDATES: u32 = 10;
+/// Commands `signal` of one session in a second; a node may configure another.
+pub const SIGNALS: u32 = 10;
 /// Publications of a channel's past that a client may ask for at once; a node may configure another.
 pub const RECOVERY_PUBLICATIONS: usize = 1_000;

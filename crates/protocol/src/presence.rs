@@ -96,6 +96,54 @@ pub struct MemberJson {
     pub since: u64,
 }
 
+/// What became of a member: `data` of `presence:change`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ChangeJson {
+    /// The token's subject; the session's id of an anonymous member.
+    #[serde(rename = "userId")]
+    pub user_id: String,
+    /// Whether it is an anonymous connection; absent where it is a user.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub anonymous: bool,
+    /// `online`, `idle`, an application's own word, or `offline`.
+    pub status: String,
+    /// What the application says of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub info: Option<Info>,
+    /// How many connections; 0 where it is offline.
+    pub connections: u32,
+    /// By one higher than that of what was told before.
+    pub version: u64,
+}
+
+/// How many there are: `data` of `presence:count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct CountJson {
+    /// Members.
+    pub users: u64,
+    /// Their connections.
+    pub connections: u64,
+    /// By one higher than that of what was told before.
+    pub version: u64,
+}
+
+/// Whose a signal is, and what it says: `data` of every signal.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct SignalJson<'a> {
+    /// The token's subject; the session's id of an anonymous sender.
+    #[serde(rename = "userId")]
+    pub user_id: &'a str,
+    /// Whether the sender has no token; absent where it has one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub anonymous: bool,
+    /// What the sender gave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<&'a RawValue>,
+    /// Milliseconds after which it is over, unless it comes again; absent where it is over at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_in_ms: Option<u64>,
+}
+
 /// What an application says of a member: any JSON, byte for byte. Cheap to clone; compared by its text.
 #[derive(Clone)]
 pub struct Info(Arc<RawValue>);

@@ -73,10 +73,13 @@ fn command() -> impl Strategy<Value = Value> {
         "unsubscribe",
         "publish",
         "history",
+        "presence",
+        "set_presence",
+        "signal",
         "refresh",
         "ping",
         "pong",
-        "signal",
+        "rpc",
     ]);
     let field = prop::sample::select(vec![
         "id",
@@ -95,6 +98,12 @@ fn command() -> impl Strategy<Value = Value> {
         "rewind",
         "latest",
         "limit",
+        "presence",
+        "counts",
+        "after",
+        "state",
+        "info",
+        "active",
     ]);
     let position = ("[a-z_]{0,3}|a b", any::<u64>())
         .prop_map(|(epoch, offset)| serde_json::json!({ "epoch": epoch, "offset": offset, "later": true }));

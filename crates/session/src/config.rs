@@ -67,7 +67,21 @@ impl NamespaceTable {
 
     /// Whether any namespace keeps history.
     pub fn keep_history(&self) -> bool {
-        self.declared.values().any(|namespace| namespace.history) || self.defaults.history
+        self.any(|namespace| namespace.history)
+    }
+
+    /// Whether channels of any namespace have members.
+    pub fn have_presence(&self) -> bool {
+        self.any(|namespace| namespace.presence)
+    }
+
+    /// Whether clients may send signals in any namespace.
+    pub fn have_signals(&self) -> bool {
+        self.any(|namespace| namespace.signal != Access::None)
+    }
+
+    fn any(&self, has: impl Fn(&Namespace) -> bool) -> bool {
+        self.declared.values().any(&has) || has(&self.defaults)
     }
 }
 

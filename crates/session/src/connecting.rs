@@ -1,6 +1,6 @@
 //! How a session begins: by the handshake, by `connect`, or anonymously by any other command.
 
-use fanfare_protocol::{CloseCode, Connected, ErrorBody, ErrorCode, PROTOCOL_VERSION, Push, Reply, limits};
+use fanfare_protocol::{CloseCode, Connected, ErrorBody, ErrorCode, PROTOCOL_VERSION, Push, Reply, Topic, limits};
 
 use crate::{
     Action, Asked, Grant, Handshake, Refusal, Session, Time,
@@ -11,8 +11,10 @@ use crate::{
 /// What a client without a token is told where it needs one.
 const TOKEN_REQUIRED: &str = "a token is required: anonymous clients are not allowed";
 
-/// In `features`: namespaces of this node keep history.
+/// In `features`: what namespaces of this node have.
 const HISTORY_FEATURE: &str = "history";
+const PRESENCE_FEATURE: &str = "presence";
+const SIGNAL_FEATURE: &str = "signal";
 
 impl Session {
     /// A token connects at once; channels alone connect anonymously; nothing at all leaves it to the first command.
@@ -95,8 +97,10 @@ impl Session {
             self.subscribe_by_handshake(channels);
             let waiting = self.pending.as_mut().map(|pending| pending.take_waiting()).unwrap_or_default();
             for command in waiting {
-                self.run(command.id, command.kind);
+                self.run(now, command.id, command.kind);
             }
+            // Behind the client's own: those may begin in the past.
+            self.subscribe_automatically();
         }
     }
 
@@ -125,11 +129,41 @@ impl Session {
         }
     }
 
+    /// To the channels that the configuration and the token name, where the client has not asked for them itself. Each is
+    /// answered by a push, as for the handshake.
+    pub(crate) fn subscribe_automatically(&mut self) {
+        let Phase::Connected(grant) = &mut self.phase else { return };
+        let of_token = std::mem::take(&mut grant.subscribe);
+        let user = grant.user.as_deref();
+        let of_config = self.config.auto_subscribe.iter().filter_map(|template| template.name(user));
+        let names: Vec<String> = of_config.chain(of_token.into_iter().map(String::from)).collect();
+        for name in names {
+            if !self.is_asked_for(&name) {
+                self.subscribe_for_handshake(Asked { name, ..Asked::default() });
+            }
+        }
+    }
+
+    fn is_asked_for(&self, name: &str) -> bool {
+        let is_making = |topic: &Topic| self.pending.as_ref().is_some_and(|pending| pending.is_making(topic));
+        Topic::parse(name).is_ok_and(|topic| self.subscriptions.contains(&topic) || is_making(&topic))
+    }
+
+    fn features(&self) -> Vec<&'static str> {
+        let namespaces = &self.config.namespaces;
+        let all = [
+            (namespaces.keep_history(), HISTORY_FEATURE),
+            (namespaces.have_presence(), PRESENCE_FEATURE),
+            (namespaces.have_signals(), SIGNAL_FEATURE),
+        ];
+        all.into_iter().filter_map(|(has, feature)| has.then_some(feature)).collect()
+    }
+
     fn describe(&self, now: Time, grant: &Grant) -> Connected {
         Connected {
             session: self.id.to_string(),
             protocol: PROTOCOL_VERSION,
-            features: self.config.namespaces.keep_history().then_some(HISTORY_FEATURE).into_iter().collect(),
+            features: self.features(),
             user: grant.user.as_deref().map(Into::into),
             tenant: grant.tenant.to_string(),
             expires_in_ms: grant.expires_in_ms(now),

@@ -1,7 +1,6 @@
 //! What a verified token, or being anonymous, allows.
 
-use fanfare_protocol::{Pattern, Tenant, Topic};
-use serde_json::value::RawValue;
+use fanfare_protocol::{Info, Pattern, Tenant, Topic};
 
 use crate::Time;
 
@@ -15,7 +14,9 @@ pub struct Grant {
     /// When the token expires; `None` where it does not.
     pub expires_at: Option<Time>,
     /// The claim `info`, passed on with presence.
-    pub info: Option<Box<RawValue>>,
+    pub info: Option<Info>,
+    /// The claim `subscribe`: channels to subscribe to when the session connects, where it may. The session takes them.
+    pub subscribe: Box<[Box<str>]>,
     /// The claim `channels`.
     pub permissions: Box<[Permission]>,
 }
@@ -73,7 +74,14 @@ impl Allow {
 impl Grant {
     /// A client without a token: it may only what a namespace allows to anyone.
     pub fn anonymous(tenant: Tenant) -> Self {
-        Self { user: None, tenant, expires_at: None, info: None, permissions: Box::default() }
+        Self {
+            user: None,
+            tenant,
+            expires_at: None,
+            info: None,
+            subscribe: Box::default(),
+            permissions: Box::default(),
+        }
     }
 
     /// Whether one of the claims allows this on all of the topic.

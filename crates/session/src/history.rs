@@ -1,9 +1,9 @@
 //! `history`.
 
-use fanfare_protocol::{Channel, ErrorBody, ErrorCode, HistoryCommand, HistoryReply, Reply, Topic};
+use fanfare_protocol::{Channel, ErrorBody, ErrorCode, HistoryCommand, HistoryReply, Reply};
 
 use crate::{
-    Action, Session,
+    Action, Session, channel,
     pending::Operation,
     permission::{check_history, no_history},
 };
@@ -26,18 +26,8 @@ impl Session {
     }
 
     fn check_history(&self, command: &HistoryCommand) -> Result<(Channel, usize), ErrorBody> {
-        let bad_request = |message: String| ErrorBody::new(ErrorCode::BadRequest, message);
-        let waiting = self.config.max_pending_commands;
-        if self.pending.as_ref().is_some_and(|pending| pending.in_flight() >= waiting) {
-            let message = format!("{waiting} commands wait for their reply; wait for one of them");
-            return Err(ErrorBody::new(ErrorCode::RateLimit, message));
-        }
-        let channel = match Topic::parse(&command.channel).map_err(|error| bad_request(error.to_string()))? {
-            Topic::Channel(channel) => channel,
-            Topic::Pattern(pattern) => {
-                return Err(bad_request(format!("{pattern} is a pattern; history is read of a channel")));
-            }
-        };
+        self.room_for_command()?;
+        let channel = channel::parse(&command.channel, "history is read of a channel")?;
         let grant = self.grant().expect("commands run only once connected");
         check_history(&self.config.namespaces, grant, &channel)?;
         if !self.config.namespaces.get(channel.namespace()).history {

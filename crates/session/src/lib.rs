@@ -4,6 +4,7 @@
 //! `handle_timeout` when `poll_timeout` says. Time is an argument, so tests run on virtual time.
 
 mod action;
+mod channel;
 mod config;
 mod connecting;
 #[cfg(test)]
@@ -12,10 +13,15 @@ mod grant;
 mod history;
 mod lifecycle;
 mod liveness;
+mod members;
 mod pending;
 mod permission;
+mod presence;
+mod presenting;
 mod publishing;
+mod rate;
 mod session;
+mod signals;
 mod start;
 mod subscriptions;
 mod template;

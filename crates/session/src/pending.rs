@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use fanfare_protocol::{
-    Command, CommandKind, ErrorBody, ErrorCode, HistoryCommand, HistoryRange, Position, PresenceCommand,
-    SetPresenceCommand, SignalCommand, SubscriptionOutcome, Topic, limits,
+    Channel, Command, CommandKind, ErrorBody, ErrorCode, HistoryCommand, HistoryRange, Position, PresenceCommand,
+    SetPresenceCommand, SignalCommand, SubscriptionOutcome, Topic, Watch, limits,
 };
 use smallvec::SmallVec;
 
@@ -39,9 +39,11 @@ pub(crate) struct Pending {
 pub(crate) enum Operation {
     Connect(Opening),
     Refresh { id: u64 },
-    Subscribe { topic: Topic, askers: Askers },
+    Subscribe { topic: Topic, askers: Askers, watch: Watch },
     Publish { id: u64 },
     History { id: u64 },
+    Presence { id: u64 },
+    Snapshot { channel: Channel },
 }
 
 /// What the session was connected by, and so how it is told.
@@ -130,12 +132,13 @@ impl Pending {
 
     pub(crate) fn begin(&mut self, op: OpId, operation: Operation) {
         match &operation {
-            Operation::Publish { .. } | Operation::History { .. } => self.in_flight += 1,
-            Operation::Subscribe { topic, askers } => {
+            Operation::Publish { .. } | Operation::History { .. } | Operation::Presence { .. } => self.in_flight += 1,
+            Operation::Subscribe { topic, askers, .. } => {
                 self.in_flight += askers.iter().filter(|asker| matches!(asker, Asker::Command { .. })).count();
                 self.making.insert(topic.clone(), op);
             }
-            Operation::Connect(_) | Operation::Refresh { .. } => {}
+            // One for each channel at most.
+            Operation::Snapshot { .. } | Operation::Connect(_) | Operation::Refresh { .. } => {}
         }
         self.operations.insert(op, operation);
     }
@@ -145,11 +148,15 @@ impl Pending {
         self.making.contains_key(topic)
     }
 
-    /// Adds who asks to a subscription that is being made, if it is.
-    pub(crate) fn join(&mut self, topic: &Topic, asker: Asker) {
+    /// Adds who asks to a subscription that is being made, if it is. Of several who say what they want to be told the last
+    /// one counts.
+    pub(crate) fn join(&mut self, topic: &Topic, asker: Asker, also: Watch) {
         let operation = self.making.get(topic).and_then(|op| self.operations.get_mut(op));
-        let Some(Operation::Subscribe { askers, .. }) = operation else { return };
+        let Some(Operation::Subscribe { askers, watch, .. }) = operation else { return };
         askers.push(asker);
+        if also != Watch::Default {
+            *watch = also;
+        }
         self.in_flight += usize::from(matches!(asker, Asker::Command { .. }));
     }
 
@@ -157,11 +164,11 @@ impl Pending {
     pub(crate) fn finish(&mut self, op: OpId) -> Option<Operation> {
         let operation = self.operations.remove(&op)?;
         match &operation {
-            Operation::Publish { .. } | Operation::History { .. } => self.in_flight -= 1,
+            Operation::Publish { .. } | Operation::History { .. } | Operation::Presence { .. } => self.in_flight -= 1,
             Operation::Subscribe { topic, .. } => {
                 self.making.remove(topic);
             }
-            Operation::Connect(_) | Operation::Refresh { .. } => {}
+            Operation::Snapshot { .. } | Operation::Connect(_) | Operation::Refresh { .. } => {}
         }
         Some(operation)
     }
@@ -173,6 +180,11 @@ impl Pending {
             Operation::Subscribe { askers, .. } => Some(askers),
             other => unreachable!("making names operations that subscribe, not {other:?}"),
         }
+    }
+
+    /// Nobody waits for the snapshot of a channel any more.
+    pub(crate) fn forget_snapshot(&mut self, of: &Channel) {
+        self.operations.retain(|_, operation| !matches!(operation, Operation::Snapshot { channel } if channel == of));
     }
 
     /// A single `subscribe` has been answered.

@@ -28,33 +28,84 @@ pub(crate) fn check_publish(
     channel: &Channel,
     subscribed: impl FnOnce() -> bool,
 ) -> Result<(), ErrorBody> {
-    let topic = Topic::Channel(channel.clone());
-    match namespaces.get(channel.namespace()).publish {
-        Access::Anyone => Ok(()),
-        Access::Token => by_claim(grant, Allow::PUBLISH, "publish", &topic),
-        Access::Owner => by_owner(grant, "publish", &topic),
-        Access::Subscribers if subscribed() => Ok(()),
-        Access::Subscribers => Err(forbidden(format!("publish on {channel} is allowed to its subscribers only"))),
-        Access::None => Err(nobody("publish", channel.namespace())),
-    }
+    check_sender(namespaces.get(channel.namespace()).publish, "publish", grant, channel, subscribed)
+}
+
+/// Whether the client may send signals on a channel, by the rules of publishing. By token it needs the claim `publish`.
+pub(crate) fn check_signal(
+    namespaces: &NamespaceTable,
+    grant: &Grant,
+    channel: &Channel,
+    subscribed: impl FnOnce() -> bool,
+) -> Result<(), ErrorBody> {
+    check_sender(namespaces.get(channel.namespace()).signal, "signal", grant, channel, subscribed)
 }
 
 /// Whether the client may read the history of a channel, if it has one: who may subscribe, and by token only with a claim
 /// for it.
 pub(crate) fn check_history(namespaces: &NamespaceTable, grant: &Grant, channel: &Channel) -> Result<(), ErrorBody> {
-    let topic = Topic::Channel(channel.clone());
-    match namespaces.get(channel.namespace()).subscribe {
-        Access::Anyone => Ok(()),
-        Access::Token => by_claim(grant, Allow::HISTORY, "history", &topic),
-        Access::Owner => by_owner(grant, "history", &topic),
-        Access::None | Access::Subscribers => Err(nobody("history", channel.namespace())),
+    check_reader(namespaces, Allow::HISTORY, "history", grant, channel)
+}
+
+/// Whether the client may see who is on a channel, by the same rules.
+pub(crate) fn check_presence(namespaces: &NamespaceTable, grant: &Grant, channel: &Channel) -> Result<(), ErrorBody> {
+    check_reader(namespaces, Allow::PRESENCE, "presence", grant, channel)
+}
+
+/// Where there is presence, only the node tells of it.
+pub(crate) fn check_own_event(namespaces: &NamespaceTable, channel: &Channel, event: &str) -> Result<(), ErrorBody> {
+    if namespaces.get(channel.namespace()).presence && event.starts_with("presence:") {
+        let message =
+            format!("event {event:?} is refused: on {channel} names that begin with \"presence:\" are the node's own");
+        return Err(ErrorBody::new(ErrorCode::BadRequest, message));
     }
+    Ok(())
+}
+
+/// Members are asked for where there are none.
+pub(crate) fn no_presence(what: &str, namespace: &str) -> ErrorBody {
+    let message = format!("{what} is not possible: channels of namespace {namespace:?} have no presence");
+    ErrorBody::new(ErrorCode::BadRequest, message)
 }
 
 /// The past is asked for where none is kept.
 pub(crate) fn no_history(what: &str, namespace: &str) -> ErrorBody {
     let message = format!("{what} is not possible: channels of namespace {namespace:?} keep no history");
     ErrorBody::new(ErrorCode::BadRequest, message)
+}
+
+fn check_sender(
+    access: Access,
+    what: &str,
+    grant: &Grant,
+    channel: &Channel,
+    subscribed: impl FnOnce() -> bool,
+) -> Result<(), ErrorBody> {
+    let topic = Topic::Channel(channel.clone());
+    match access {
+        Access::Anyone => Ok(()),
+        Access::Token => by_claim(grant, Allow::PUBLISH, "publish", &topic),
+        Access::Owner => by_owner(grant, what, &topic),
+        Access::Subscribers if subscribed() => Ok(()),
+        Access::Subscribers => Err(forbidden(format!("{what} on {channel} is allowed to its subscribers only"))),
+        Access::None => Err(nobody(what, channel.namespace())),
+    }
+}
+
+fn check_reader(
+    namespaces: &NamespaceTable,
+    allow: Allow,
+    what: &str,
+    grant: &Grant,
+    channel: &Channel,
+) -> Result<(), ErrorBody> {
+    let topic = Topic::Channel(channel.clone());
+    match namespaces.get(channel.namespace()).subscribe {
+        Access::Anyone => Ok(()),
+        Access::Token => by_claim(grant, allow, what, &topic),
+        Access::Owner => by_owner(grant, what, &topic),
+        Access::None | Access::Subscribers => Err(nobody(what, channel.namespace())),
+    }
 }
 
 fn by_claim(grant: &Grant, allow: Allow, what: &str, topic: &Topic) -> Result<(), ErrorBody> {

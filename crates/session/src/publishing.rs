@@ -2,9 +2,13 @@
 
 use std::borrow::Cow;
 
-use fanfare_protocol::{Channel, Data, Envelope, ErrorBody, ErrorCode, PublishCommand, Topic};
+use fanfare_protocol::{Channel, Data, Envelope, ErrorBody, ErrorCode, PublishCommand};
 
-use crate::{Action, PublishAction, Session, pending::Operation, permission::check_publish};
+use crate::{
+    Action, PublishAction, Session, channel,
+    pending::Operation,
+    permission::{check_own_event, check_publish},
+};
 
 impl Session {
     /// Publishes where the namespace and the grant allow it; the reply follows the broker's answer.
@@ -21,19 +25,11 @@ impl Session {
 
     fn check(&self, publish: &PublishCommand) -> Result<(Channel, Vec<u8>), ErrorBody> {
         let bad_request = |message: String| ErrorBody::new(ErrorCode::BadRequest, message);
-        let allowed = self.config.max_pending_commands;
-        if self.pending.as_ref().is_some_and(|pending| pending.in_flight() >= allowed) {
-            let message = format!("{allowed} commands wait for their reply; wait for one of them");
-            return Err(ErrorBody::new(ErrorCode::RateLimit, message));
-        }
-        let channel = match Topic::parse(&publish.channel).map_err(|error| bad_request(error.to_string()))? {
-            Topic::Channel(channel) => channel,
-            Topic::Pattern(pattern) => {
-                return Err(bad_request(format!("{pattern} is a pattern; events are published on a channel")));
-            }
-        };
+        self.room_for_command()?;
+        let channel = channel::parse(&publish.channel, "events are published on a channel")?;
         let grant = self.grant().expect("commands run only once connected");
         check_publish(&self.config.namespaces, grant, &channel, || self.hears(&channel))?;
+        check_own_event(&self.config.namespaces, &channel, &publish.event)?;
         let body = self.write_envelope(publish).map_err(bad_request)?;
         let limit = self.config.max_publication_bytes;
         if body.len() > limit {

@@ -11,6 +11,7 @@ use crate::{
     Action, Asked, Completion, Grant, OpId, SessionConfig, Time,
     liveness::{Liveness, Overdue},
     pending::{Operation, Pending},
+    presence::Presence,
     topic_set::TopicSet,
 };
 
@@ -54,6 +55,8 @@ pub struct Session {
     pub(crate) subscriptions: TopicSet,
     /// There only while something is in flight or waits.
     pub(crate) pending: Option<Box<Pending>>,
+    /// There only from the first membership or signal on.
+    pub(crate) presence: Option<Box<Presence>>,
     actions: VecDeque<Action>,
     liveness: Liveness,
     last_op: u32,
@@ -85,6 +88,7 @@ impl Session {
             id,
             subscriptions: TopicSet::default(),
             pending: None,
+            presence: None,
             actions: VecDeque::new(),
             last_op: 0,
             malformed: 0,
@@ -159,7 +163,8 @@ impl Session {
             }
             (Phase::Fresh { .. }, kind) => {
                 if self.connect_anonymously() {
-                    self.run(id, kind);
+                    self.run(now, id, kind);
+                    self.subscribe_automatically();
                 } else {
                     self.refuse(id, ErrorCode::Unauthorized, "not connected: send connect with a token first");
                 }
@@ -170,7 +175,7 @@ impl Session {
                     self.reply(id, Err(error));
                 }
             }
-            (Phase::Connected(_), kind) => self.run(id, kind),
+            (Phase::Connected(_), kind) => self.run(now, id, kind),
         }
     }
 
@@ -209,18 +214,25 @@ impl Session {
                 | (Some(Operation::Subscribe { .. }), Completion::Subscribed(_))
                 | (Some(Operation::Publish { .. }), Completion::Published(_))
                 | (Some(Operation::History { .. }), Completion::History(_))
+                | (Some(Operation::Presence { .. } | Operation::Snapshot { .. }), Completion::Presence(_))
         );
         let Some(operation) = fits.then(|| pending.finish(op)).flatten() else { return };
         match (operation, completion) {
             (Operation::Connect(opening), Completion::Authenticated(result)) => self.opened(now, opening, result),
             (Operation::Refresh { id }, Completion::Authenticated(result)) => self.refreshed(now, id, result),
-            (Operation::Subscribe { topic, askers }, Completion::Subscribed(result)) => {
-                self.subscribed(topic, askers, result);
+            (Operation::Subscribe { topic, askers, watch }, Completion::Subscribed(result)) => {
+                self.subscribed(now, (topic, askers, watch), result);
             }
             (Operation::Publish { id }, Completion::Published(result)) => {
                 self.reply(id, result.map(|position| Reply::Published { position }));
             }
             (Operation::History { id }, Completion::History(result)) => self.history_read(id, result),
+            (Operation::Presence { id }, Completion::Presence(result)) => {
+                self.presence_read(id, result.map(|read| *read))
+            }
+            (Operation::Snapshot { channel }, Completion::Presence(result)) => {
+                self.snapshot_read(&channel, result.map(|read| *read));
+            }
             (operation, completion) => unreachable!("{operation:?} does not fit {completion:?}"),
         }
         self.pending.take_if(|pending| pending.is_empty());
@@ -237,11 +249,12 @@ impl Session {
     pub fn handle_unsubscribed(&mut self, _now: Time, topic: &Topic, reason: crate::Refusal) {
         if !self.closed && self.subscriptions.remove(topic) {
             self.push(Push::Unsubscribed { channel: topic.to_string(), error: reason });
+            self.leave(topic);
         }
     }
 
     /// Time has reached what `poll_timeout` said: closes who has not connected in time, tells of the token's end and closes
-    /// at it, pings who is silent and closes who stays so.
+    /// at it, marks idle who does nothing, ends signals that are over, pings who is silent and closes who stays so.
     pub fn handle_timeout(&mut self, now: Time) {
         if self.closed {
             return;
@@ -253,6 +266,8 @@ impl Session {
         if self.closed {
             return;
         }
+        self.check_idle(now);
+        self.check_signals(now);
         match self.liveness.check(now, self.config.pong_timeout) {
             Some(Overdue::Ping) if self.has_commanded => self.push(Push::Ping {}),
             Some(Overdue::Ping) => self.act(Action::Ping),
@@ -280,12 +295,15 @@ impl Session {
 
     /// When `handle_timeout` is due; earlier calls are harmless. `None` once closed.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let due = [Some(self.liveness.due()), self.connect_by(), self.token_due()];
+        let due = [Some(self.liveness.due()), self.connect_by(), self.token_due(), self.idle_due(), self.signals_due()];
         if self.closed { None } else { due.into_iter().flatten().min() }
     }
 
     /// Carries out a command of a connected session.
-    pub(crate) fn run(&mut self, id: u64, kind: CommandKind) {
+    pub(crate) fn run(&mut self, now: Time, id: u64, kind: CommandKind) {
+        if is_activity(&kind) {
+            self.note_activity(now);
+        }
         match kind {
             CommandKind::Connect { .. } => unreachable!("connect is answered before it can run or wait"),
             CommandKind::Subscribe(asked) => self.subscribe(id, asked),
@@ -295,10 +313,10 @@ impl Session {
             CommandKind::Publish(publish) => self.publish(id, *publish),
             CommandKind::History(history) => self.history(id, *history),
             CommandKind::Refresh { token } => self.refresh(id, token),
+            CommandKind::Presence(presence) => self.presence(id, *presence),
+            CommandKind::SetPresence(set) => self.set_presence(now, id, *set),
+            CommandKind::Signal(signal) => self.signal(now, id, *signal),
             CommandKind::Ping { .. } => self.reply(id, Ok(Reply::Done {})),
-            CommandKind::Presence(_) | CommandKind::SetPresence(_) | CommandKind::Signal(_) => {
-                self.refuse(id, ErrorCode::BadRequest, "not known");
-            }
         }
     }
 
@@ -321,6 +339,21 @@ impl Session {
     pub(crate) fn close(&mut self, code: CloseCode, reason: &'static str) {
         self.act(Action::Close { code, reason: reason.into() });
         self.closed = true;
+    }
+
+    /// Without a word: the connection is gone.
+    pub(crate) fn set_closed(&mut self) {
+        self.closed = true;
+    }
+
+    /// Whether one more command may wait for its completion.
+    pub(crate) fn room_for_command(&self) -> Result<(), ErrorBody> {
+        let allowed = self.config.max_pending_commands;
+        if self.pending.as_ref().is_some_and(|pending| pending.in_flight() >= allowed) {
+            let message = format!("{allowed} commands wait for their reply; wait for one of them");
+            return Err(ErrorBody::new(ErrorCode::RateLimit, message));
+        }
+        Ok(())
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -355,6 +388,18 @@ impl Session {
             Phase::Connected(_) => None,
         }
     }
+}
+
+/// Whether a command says that there is a person at the client. `set_presence` does, and notes it itself.
+fn is_activity(kind: &CommandKind) -> bool {
+    matches!(
+        kind,
+        CommandKind::Subscribe(_)
+            | CommandKind::SubscribeMany { .. }
+            | CommandKind::Publish(_)
+            | CommandKind::Signal(_)
+            | CommandKind::Ping { active: true }
+    )
 }
 
 /// Says how far it has come and how much it holds, but no token and no data.

@@ -1,19 +1,20 @@
 //! `subscribe` and `unsubscribe`.
 
-use fanfare_protocol::{Channel, ErrorBody, ErrorCode, NameError, Push, Reply, Subscribed, SubscriptionOutcome, Topic};
+use fanfare_protocol::{
+    Channel, ErrorBody, ErrorCode, NameError, Push, Reply, Subscribed, SubscriptionOutcome, Topic, Watch,
+};
 
 use crate::{
-    Action, Asked, Granted, Session, Start,
+    Action, Asked, Granted, Session, Time,
     pending::{Asker, Askers, NAMES_IN_FLIGHT, Operation},
     permission::check_subscribe,
     start::begun_before,
 };
 
 /// How a subscription that was not refused goes on.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Begun {
     /// It was made before.
-    Made,
+    Made(Topic),
     /// The asker is told when it is made, or not.
     InFlight,
 }
@@ -21,11 +22,12 @@ enum Begun {
 impl Session {
     /// The command with one name.
     pub(crate) fn subscribe(&mut self, id: u64, asked: Asked) {
-        let Asked { name, start, .. } = asked;
-        let begun =
-            self.room_for_subscribe(1).and_then(|()| self.begin_subscription(&name, start, Asker::Command { id }));
+        let begun = self.room_for_subscribe(1).and_then(|()| self.begin_subscription(&asked, Asker::Command { id }));
         match begun {
-            Ok(Begun::Made) => self.reply(id, Ok(Reply::Subscribed(made_before(name)))),
+            Ok(Begun::Made(topic)) => {
+                self.reply(id, Ok(Reply::Subscribed(made_before(asked.name))));
+                self.watch_again(&topic, asked.watch);
+            }
             Ok(Begun::InFlight) => {}
             Err(error) => self.reply(id, Err(error)),
         }
@@ -39,10 +41,16 @@ impl Session {
         let batch = self.next_op();
         let mut missing = 0;
         let mut outcomes = Vec::with_capacity(channels.len());
-        for (index, Asked { name, start, .. }) in (0..).zip(channels) {
-            let begun = self.begin_subscription(&name, start, Asker::Batch { batch, index });
+        for (index, asked) in (0..).zip(channels) {
+            let begun = self.begin_subscription(&asked, Asker::Batch { batch, index });
             missing += usize::from(matches!(begun, Ok(Begun::InFlight)));
-            outcomes.push(SubscriptionOutcome { channel: name, error: begun.err() });
+            if let Ok(Begun::Made(topic)) = &begun {
+                if asks_for_snapshot(asked.watch) {
+                    self.push(Push::Subscribed(made_before(asked.name.clone())));
+                }
+                self.watch_again(topic, asked.watch);
+            }
+            outcomes.push(SubscriptionOutcome { channel: asked.name, error: begun.err() });
         }
         if missing == 0 {
             self.reply(id, Ok(Reply::SubscribedMany { subscriptions: outcomes }));
@@ -53,11 +61,13 @@ impl Session {
 
     /// A name of the handshake, answered by a push.
     pub(crate) fn subscribe_for_handshake(&mut self, asked: Asked) {
-        let Asked { name, start, .. } = asked;
-        match self.begin_subscription(&name, start, Asker::Handshake) {
-            Ok(Begun::Made) => self.push(Push::Subscribed(made_before(name))),
+        match self.begin_subscription(&asked, Asker::Handshake) {
+            Ok(Begun::Made(topic)) => {
+                self.push(Push::Subscribed(made_before(asked.name)));
+                self.watch_again(&topic, asked.watch);
+            }
             Ok(Begun::InFlight) => {}
-            Err(error) => self.push(Push::Error { channel: Some(name), error }),
+            Err(error) => self.push(Push::Error { channel: Some(asked.name), error }),
         }
     }
 
@@ -65,19 +75,26 @@ impl Session {
     ///
     /// The first who asked gets what it asked for. Others who asked meanwhile, for nothing of the past, are answered as if
     /// they had asked after it.
-    pub(crate) fn subscribed(&mut self, topic: Topic, askers: Askers, result: Result<Granted, ErrorBody>) {
+    pub(crate) fn subscribed(
+        &mut self,
+        now: Time,
+        (topic, askers, watch): (Topic, Askers, Watch),
+        result: Result<Granted, ErrorBody>,
+    ) {
         match result {
             Ok(granted) => {
                 let mut first = Some(granted);
                 for asker in askers {
-                    self.answer(asker, &topic, Ok(first.take().unwrap_or_default()));
+                    self.answer(asker, &topic, watch, Ok(first.take().unwrap_or_default()));
                 }
-                self.subscriptions.insert(topic);
+                self.subscriptions.insert(topic.clone());
+                self.join(now, &topic, watch);
             }
             Err(error) => {
                 for asker in askers {
-                    self.answer(asker, &topic, Err(error.clone()));
+                    self.answer(asker, &topic, watch, Err(error.clone()));
                 }
+                self.leave(&topic);
             }
         }
     }
@@ -93,6 +110,7 @@ impl Session {
         let given_up = ErrorBody::new(ErrorCode::BadRequest, "unsubscribed before it was made");
         for topic in topics {
             if self.subscriptions.remove(&topic) {
+                self.leave(&topic);
                 self.act(Action::Unsubscribe { topic });
             } else {
                 self.give_up(&topic, &given_up);
@@ -106,8 +124,9 @@ impl Session {
         let Some(askers) = self.pending.as_mut().and_then(|pending| pending.give_up(topic)) else { return };
         self.act(Action::Unsubscribe { topic: topic.clone() });
         for asker in askers {
-            self.answer(asker, topic, Err(error.clone()));
+            self.answer(asker, topic, Watch::Default, Err(error.clone()));
         }
+        self.leave(topic);
         self.pending.take_if(|pending| pending.is_empty());
     }
 
@@ -116,20 +135,22 @@ impl Session {
         self.subscriptions.matches(channel)
     }
 
-    fn begin_subscription(&mut self, name: &str, start: Start, asker: Asker) -> Result<Begun, ErrorBody> {
+    fn begin_subscription(&mut self, asked: &Asked, asker: Asker) -> Result<Begun, ErrorBody> {
+        let Asked { name, start, watch } = asked;
         let bad_request = |error: NameError| ErrorBody::new(ErrorCode::BadRequest, error.to_string());
         let topic = Topic::parse(name).map_err(bad_request)?;
         let grant = self.grant().expect("commands run and channels are subscribed only once connected");
         check_subscribe(&self.config.namespaces, grant, &topic)?;
-        self.check_start(&topic, &start)?;
+        self.check_start(&topic, start)?;
+        self.check_watch(&topic, *watch)?;
         if self.subscriptions.contains(&topic) {
-            return if start.is_live() { Ok(Begun::Made) } else { Err(begun_before(&topic)) };
+            return if start.is_live() { Ok(Begun::Made(topic)) } else { Err(begun_before(&topic)) };
         }
         if self.pending.as_ref().is_some_and(|pending| pending.is_making(&topic)) {
             if !start.is_live() {
                 return Err(begun_before(&topic));
             }
-            self.pending_mut().join(&topic, asker);
+            self.pending_mut().join(&topic, asker, *watch);
             return Ok(Begun::InFlight);
         }
         let allowed = self.config.max_subscriptions;
@@ -138,8 +159,9 @@ impl Session {
             let message = format!("the session has {allowed} subscriptions; more are not allowed");
             return Err(ErrorBody::new(ErrorCode::LimitExceeded, message));
         }
-        let op = self.begin(Operation::Subscribe { topic: topic.clone(), askers: Askers::from_elem(asker, 1) });
-        self.act(Action::Subscribe { op, topic, start });
+        let askers = Askers::from_elem(asker, 1);
+        let op = self.begin(Operation::Subscribe { topic: topic.clone(), askers, watch: *watch });
+        self.act(Action::Subscribe { op, topic, start: start.clone() });
         Ok(Begun::InFlight)
     }
 
@@ -157,7 +179,7 @@ impl Session {
         Ok(())
     }
 
-    fn answer(&mut self, asker: Asker, topic: &Topic, result: Result<Granted, ErrorBody>) {
+    fn answer(&mut self, asker: Asker, topic: &Topic, watch: Watch, result: Result<Granted, ErrorBody>) {
         let subscribed = |granted: Granted| Subscribed {
             channel: topic.to_string(),
             position: granted.position,
@@ -175,10 +197,10 @@ impl Session {
             }),
             Asker::Batch { batch, index } => {
                 // The list's reply may come after publications of this channel: where they have an order, the client has to
-                // know first where they begin.
+                // know first where they begin. It may come after the snapshot too.
                 let error = match result {
                     Ok(granted) => {
-                        if granted.position.is_some() {
+                        if granted.position.is_some() || asks_for_snapshot(watch) {
                             self.push(Push::Subscribed(subscribed(granted)));
                         }
                         None
@@ -191,6 +213,10 @@ impl Session {
             }
         }
     }
+}
+
+fn asks_for_snapshot(watch: Watch) -> bool {
+    matches!(watch, Watch::Snapshot | Watch::Names)
 }
 
 /// The answer to who is subscribed already: what it has got of the channel, the client knows itself.

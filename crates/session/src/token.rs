@@ -25,9 +25,13 @@ impl Session {
             return self.refuse(id, ErrorCode::Forbidden, message);
         }
         let expires_in_ms = grant.expires_in_ms(now);
+        let info_before = self.info_of_token();
         self.install(grant);
         self.reply(id, Ok(Reply::Refreshed { expires_in_ms }));
         self.end_what_is_forbidden();
+        self.stop_watching_what_is_forbidden();
+        self.stop_signals_that_are_forbidden();
+        self.represent_with_new_token(info_before.as_ref());
         self.check_token(now);
     }
 
@@ -59,6 +63,7 @@ impl Session {
         let error = ErrorBody::new(ErrorCode::Forbidden, "the new token does not allow it");
         for topic in made {
             let channel = topic.to_string();
+            self.leave(&topic);
             self.act(Action::Unsubscribe { topic });
             self.push(Push::Unsubscribed { channel, error: error.clone() });
         }

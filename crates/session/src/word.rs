@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use fanfare_protocol::limits;
+
 /// What a member is doing: `online`, `idle`, or an application's own word such as `editing`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PresenceWord {
@@ -16,7 +18,7 @@ pub enum PresenceWord {
 
 impl PresenceWord {
     /// Bytes of the longest word.
-    pub const BYTES: usize = 32;
+    pub const BYTES: usize = limits::STATE_BYTES;
 
     /// Reads a word.
     ///

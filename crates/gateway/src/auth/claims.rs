@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fanfare_protocol::{ErrorBody, ErrorCode, Pattern, Tenant};
+use fanfare_protocol::{ErrorBody, ErrorCode, Info, Pattern, Tenant, Topic};
 use fanfare_session::{Allow, Grant, Permission, Refusal, Time};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -11,6 +11,8 @@ use super::TokenPolicy;
 
 /// Entries of the claim `channels`.
 const CHANNELS: usize = 100;
+/// Entries of the claim `subscribe`.
+const SUBSCRIPTIONS: usize = 100;
 /// Bytes of the claim `info`.
 const INFO_BYTES: usize = 1024;
 /// Bytes of the claim `sub`.
@@ -28,6 +30,7 @@ pub(super) struct Claims {
     aud: Option<OneOrMany>,
     info: Option<Box<RawValue>>,
     channels: Option<Vec<ChannelClaim>>,
+    subscribe: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -60,7 +63,8 @@ impl Claims {
         let tenant = check_tenant(self.tenant, policy)?;
         let info = self.info.map(check_info).transpose()?;
         let permissions = check_channels(self.channels.unwrap_or_default())?;
-        Ok(Box::new(Grant { user, tenant, expires_at, info, permissions }))
+        let subscribe = check_subscribe(self.subscribe.unwrap_or_default())?;
+        Ok(Box::new(Grant { user, tenant, expires_at, info, subscribe, permissions }))
     }
 
     /// The end of the token on the node's clock, leeway included.
@@ -145,13 +149,26 @@ fn check_tenant(name: Option<String>, policy: &TokenPolicy) -> Result<Tenant, Re
     }
 }
 
-fn check_info(info: Box<RawValue>) -> Result<Box<RawValue>, Refusal> {
+fn check_info(info: Box<RawValue>) -> Result<Info, Refusal> {
     let bytes = info.get().len();
     if bytes <= INFO_BYTES {
-        Ok(info)
+        Ok(info.into())
     } else {
         Err(unauthorized(format!("the token's info has {bytes} bytes; allowed are {INFO_BYTES}")))
     }
+}
+
+/// Whether each may be subscribed to is decided when it is.
+fn check_subscribe(names: Vec<String>) -> Result<Box<[Box<str>]>, Refusal> {
+    if names.len() > SUBSCRIPTIONS {
+        let message = format!("the token's subscribe has {} entries; allowed are {SUBSCRIPTIONS}", names.len());
+        return Err(unauthorized(message));
+    }
+    let check = |(index, name): (usize, String)| match Topic::parse(&name) {
+        Ok(_) => Ok(name.into()),
+        Err(reason) => Err(unauthorized(format!("the token's subscribe[{index}] {name:?}: {reason}"))),
+    };
+    names.into_iter().enumerate().map(check).collect()
 }
 
 fn check_channels(claims: Vec<ChannelClaim>) -> Result<Box<[Permission]>, Refusal> {
@@ -179,8 +196,6 @@ fn check_channel(index: usize, claim: &ChannelClaim) -> Result<Permission, Refus
 
 #[cfg(test)]
 mod tests {
-    use fanfare_protocol::Topic;
-
     use super::*;
 
     const WALL: Duration = Duration::from_secs(1_000_000);
@@ -200,12 +215,14 @@ mod tests {
     #[test]
     fn all_claims_reach_the_grant() {
         let claims = r#"{"sub":"alice","tenant":"acme","exp":1000060,"nbf":999999,"iat":999999.5,"info":{ "n" : 1 },"later":[],
-            "channels":[{"match":"project:*","allow":["subscribe","history"]},{"match":"x:y","allow":["publish"]}]}"#;
+            "channels":[{"match":"project:*","allow":["subscribe","history"]},{"match":"x:y","allow":["publish"]}],
+            "subscribe":["project:a","news"]}"#;
         let grant = grant(&TokenPolicy::default(), claims).unwrap();
         assert_eq!(grant.user.as_deref(), Some("alice"));
         assert_eq!(grant.tenant.as_str(), "acme");
         assert_eq!(grant.expires_at, Some(Time::from_millis(7_000 + 65_000)), "60 s and the leeway");
-        assert_eq!(grant.info.as_ref().unwrap().get(), r#"{ "n" : 1 }"#);
+        assert_eq!(grant.info.as_ref().unwrap().as_str(), r#"{ "n" : 1 }"#);
+        assert_eq!(grant.subscribe.iter().map(|name| &**name).collect::<Vec<_>>(), ["project:a", "news"]);
         let topic = |name| Topic::parse(name).unwrap();
         assert!(grant.allows(Allow::SUBSCRIBE, &topic("project:a")));
         assert!(grant.allows(Allow::PUBLISH, &topic("x:y")));
@@ -216,7 +233,7 @@ mod tests {
     fn what_is_not_claimed_is_not_granted() {
         let grant = grant(&TokenPolicy::default(), r#"{"exp":1000001}"#).unwrap();
         assert_eq!((grant.user.as_deref(), grant.tenant.as_str(), grant.permissions.len()), (None, "default", 0));
-        assert!(grant.info.is_none());
+        assert!(grant.info.is_none() && grant.subscribe.is_empty());
     }
 
     #[test]
@@ -292,6 +309,21 @@ mod tests {
         let entries = vec![r#"{"match":"a:b","allow":[]}"#; 101].join(",");
         let channels = with(format!(r#""channels":[{entries}]"#));
         assert_eq!(message(&policy, &channels), "the token's channels has 101 entries; allowed are 100");
+    }
+
+    #[test]
+    fn channels_to_subscribe_to_are_names() {
+        let with = |names: String| format!(r#"{{"exp":2000000,"subscribe":[{names}]}}"#);
+        let policy = TokenPolicy::default();
+        assert_eq!(
+            message(&policy, &with(r#""a:b","a b""#.into())),
+            r#"the token's subscribe[1] "a b": ' ' is not allowed in a segment; allowed are A-Z a-z 0-9 _ - = @ + ~ ,"#
+        );
+        let many = vec![r#""a:b""#; 101].join(",");
+        assert_eq!(message(&policy, &with(many)), "the token's subscribe has 101 entries; allowed are 100");
+        assert!(
+            message(&policy, r#"{"exp":2000000,"subscribe":"a"}"#).starts_with("the token's claims are not valid: ")
+        );
     }
 
     #[test]

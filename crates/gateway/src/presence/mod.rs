@@ -10,11 +10,14 @@ mod driver;
 pub(crate) mod message;
 mod metrics;
 mod outlet;
+#[cfg(test)]
+mod tests;
 
 use fanfare_presence::{Answer, Incarnation, Place, Query, Row};
 use fanfare_protocol::{ErrorBody, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use answering::reply;
 pub(crate) use driver::PresenceDriver;
 use message::{Asker, PresenceRequest};
 

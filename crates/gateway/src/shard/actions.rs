@@ -109,6 +109,7 @@ impl Shard {
         }
         let (id, key) = (state.id(index), presence::key(&session));
         let Some(tenant) = session.tenant().cloned() else { return };
+        session.end();
         // What it gave up and could not carry out any more, for its outbox was full, is not among its topics. A place left
         // in a topic would be the next connection's.
         while let Some(action) = session.poll_action() {

@@ -10,6 +10,7 @@ mod connection;
 mod delivery;
 #[cfg(test)]
 mod history_tests;
+mod inspection;
 mod lifecycle;
 mod metrics;
 mod outbox;

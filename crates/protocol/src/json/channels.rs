@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{fields, quoted};
+use super::{fields, presence::decode_watch, quoted};
 use crate::{Asked, CommandKind, Epoch, HistoryCommand, HistoryRange, Position, Start, Watch, limits};
 
 /// `unsubscribe`.
@@ -23,6 +23,8 @@ struct SubscribeFields<'a> {
     since: Option<&'a RawValue>,
     rewind: Option<u32>,
     latest: Option<bool>,
+    #[serde(borrow)]
+    presence: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -45,15 +47,16 @@ pub(super) fn unsubscribe(text: &str) -> Result<CommandKind, String> {
 }
 
 pub(super) fn subscribe(text: &str) -> Result<CommandKind, String> {
-    let SubscribeFields { channel, channels, since, rewind, latest } = fields("subscribe", text)?;
+    let SubscribeFields { channel, channels, since, rewind, latest, presence } = fields("subscribe", text)?;
     let rewind = decode_rewind(rewind, latest)?;
+    let watch = presence.map(decode_watch).transpose()?.unwrap_or_default();
     match (channel, channels) {
         (Some(name), None) => {
             let start = Start {
                 since: since.map(|raw| decode_position("since", raw)).transpose()?,
                 rewind: rewind.unwrap_or(0),
             };
-            Ok(CommandKind::Subscribe(Asked { name, start, watch: Watch::Default }))
+            Ok(CommandKind::Subscribe(Asked { name, start, watch }))
         }
         (None, Some(channels)) if !channels.is_empty() => {
             if since.is_some() {
@@ -61,7 +64,8 @@ pub(super) fn subscribe(text: &str) -> Result<CommandKind, String> {
                             {\"channels\":[{\"channel\":…,\"since\":…}]}";
                 return Err(text.to_owned());
             }
-            let asked = channels.into_iter().map(|raw| decode_entry(raw.get(), rewind)).collect::<Result<_, _>>()?;
+            let asked =
+                channels.into_iter().map(|raw| decode_entry(raw.get(), rewind, watch)).collect::<Result<_, _>>()?;
             Ok(CommandKind::SubscribeMany { channels: asked })
         }
         _ => Err(one_or_many("subscribe")),
@@ -80,11 +84,11 @@ pub(super) fn history(text: &str) -> Result<CommandKind, String> {
 }
 
 /// An entry of a list: a name, or an object with it.
-fn decode_entry(text: &str, rewind: Option<u32>) -> Result<Asked, String> {
+fn decode_entry(text: &str, rewind: Option<u32>, watch: Watch) -> Result<Asked, String> {
     match text.as_bytes().first() {
         Some(b'"') => {
             let name = fields("subscribe: channels", text)?;
-            Ok(Asked { name, start: Start { since: None, rewind: rewind.unwrap_or(0) }, watch: Watch::Default })
+            Ok(Asked { name, start: Start { since: None, rewind: rewind.unwrap_or(0) }, watch })
         }
         Some(b'{') => {
             let entry: SubscribeFields<'_> = fields("subscribe: channels", text)?;
@@ -93,7 +97,8 @@ fn decode_entry(text: &str, rewind: Option<u32>) -> Result<Asked, String> {
             };
             let own = decode_rewind(entry.rewind, entry.latest)?;
             let since = entry.since.map(|raw| decode_position("since", raw)).transpose()?;
-            Ok(Asked { name, start: Start { since, rewind: own.or(rewind).unwrap_or(0) }, watch: Watch::Default })
+            let watch = entry.presence.map(decode_watch).transpose()?.unwrap_or(watch);
+            Ok(Asked { name, start: Start { since, rewind: own.or(rewind).unwrap_or(0) }, watch })
         }
         _ => Err(format!(
             "subscribe: channels: an entry must be a string or an object such as {{\"channel\":\"a:b\",\"since\":…}}, \

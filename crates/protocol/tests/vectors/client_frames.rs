@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use fanfare_protocol::{
-    Asked, ClientMessage, Command, CommandKind, DecodeError, HistoryCommand, HistoryRange, json, msgpack,
+    Asked, ClientMessage, Command, CommandKind, DecodeError, HistoryCommand, HistoryRange, PresenceCommand,
+    SetPresenceCommand, Watch, json, msgpack,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -53,7 +54,19 @@ fn every_kind_of_command_has_a_frame() {
         .flat_map(|frame| &frame.decoded)
         .filter_map(|one| one["command"]["type"].as_str().or(one.as_str()))
         .collect();
-    let all = ["connect", "subscribe", "unsubscribe", "publish", "history", "refresh", "ping", "pong"];
+    let all = [
+        "connect",
+        "subscribe",
+        "unsubscribe",
+        "publish",
+        "history",
+        "presence",
+        "set_presence",
+        "signal",
+        "refresh",
+        "ping",
+        "pong",
+    ];
     assert_eq!(seen, BTreeSet::from(all));
 }
 
@@ -87,7 +100,21 @@ fn describe_command(Command { id, kind }: Command) -> Value {
         CommandKind::UnsubscribeMany { channels } => ("unsubscribe", json!({ "channels": channels })),
         CommandKind::Refresh { token } => ("refresh", json!({ "token": token })),
         CommandKind::Ping { active } => ("ping", json!({ "active": active.then_some(true) })),
-        CommandKind::Presence(_) | CommandKind::SetPresence(_) | CommandKind::Signal(_) => unreachable!("not yet read"),
+        CommandKind::Presence(presence) => {
+            let PresenceCommand { channel, counts, limit, after } = *presence;
+            let counts = counts.then_some(true);
+            ("presence", json!({ "channel": channel, "counts": counts, "limit": limit, "after": after }))
+        }
+        CommandKind::SetPresence(set) => {
+            let SetPresenceCommand { channel, state, info } = *set;
+            // As text, also the null that takes it away.
+            let info = info.map(|info| info.map_or_else(|| "null".to_owned(), |info| info.get().to_owned()));
+            ("set_presence", json!({ "channel": channel, "state": state, "info": info }))
+        }
+        CommandKind::Signal(signal) => {
+            let data = signal.data.map(|data| data.get().to_owned());
+            ("signal", json!({ "channel": signal.channel, "event": signal.event, "data": data }))
+        }
         CommandKind::Publish(publish) => (
             "publish",
             json!({
@@ -105,14 +132,24 @@ fn describe_command(Command { id, kind }: Command) -> Value {
 }
 
 /// With `latest` as the `rewind` that it is.
-fn describe_asked(Asked { name, start, .. }: Asked) -> Value {
+fn describe_asked(Asked { name, start, watch }: Asked) -> Value {
     let rewind = (start.rewind > 0).then_some(start.rewind);
-    json!({ "channel": name, "since": start.since, "rewind": rewind })
+    let presence = match watch {
+        Watch::Default => None,
+        Watch::Off => Some(json!(false)),
+        Watch::Snapshot => Some(json!(true)),
+        Watch::Names => Some(json!("names")),
+    };
+    json!({ "channel": name, "since": start.since, "rewind": rewind, "presence": presence })
 }
 
-/// An entry of a list that asks for nothing of the past is its name alone.
+/// An entry of a list that asks for nothing first is its name alone.
 fn describe_entry(asked: Asked) -> Value {
-    if asked.start.is_live() { asked.name.into() } else { without_nulls(describe_asked(asked)) }
+    if asked.start.is_live() && asked.watch == Watch::Default {
+        asked.name.into()
+    } else {
+        without_nulls(describe_asked(asked))
+    }
 }
 
 fn without_nulls(value: Value) -> Value {

@@ -1,11 +1,16 @@
 //! deliveries.json: from a service's body to a client's frame; envelopes.json: what is an envelope and what is not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use fanfare_protocol::{Body, Delivery, Position, limits};
-use serde::Deserialize;
+use fanfare_protocol::{Body, ChangeJson, CountJson, Data, Delivery, MemberJson, Position, SignalJson, limits};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use crate::{Differences, pack, read, unhex, unpack};
+use crate::{
+    Differences, pack, read,
+    server_frames::{alice, anonymous_member},
+    unhex, unpack,
+};
 
 /// A body as text or, where it is not UTF-8, in hexadecimal, and its headers.
 #[derive(Deserialize)]
@@ -88,6 +93,54 @@ fn every_publication_is_delivered_byte_for_byte() {
         let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         differences.expect(&name, "MessagePack in JSON", value(&unpack(&delivered.msgpack)), value(&delivered.json));
     }
+    differences.report();
+}
+
+fn text(data: &impl Serialize) -> String {
+    serde_json::to_string(data).unwrap()
+}
+
+/// What the node itself says on a channel is an envelope like any other.
+#[test]
+fn the_data_of_presence_and_signals_is_written_as_in_its_vector() {
+    let mut differences = Differences::default();
+    let change = |member: MemberJson, version| ChangeJson {
+        user_id: member.user_id,
+        anonymous: member.anonymous,
+        status: member.status,
+        info: member.info,
+        connections: member.connections,
+        version,
+    };
+    let offline = ChangeJson {
+        user_id: "bob".to_owned(),
+        anonymous: false,
+        status: "offline".to_owned(),
+        info: None,
+        connections: 0,
+        version: 10,
+    };
+    let signal = SignalJson { user_id: "alice", anonymous: false, data: None, expires_in_ms: None };
+    let moved = RawValue::from_string(r#"{"x":1.5,"y":-2}"#.to_owned()).unwrap();
+    let session = anonymous_member().user_id;
+    let mut expected = BTreeMap::from([
+        ("presence-change", text(&change(alice(), 8))),
+        ("presence-change-anonymous", text(&change(anonymous_member(), 9))),
+        ("presence-change-offline", text(&offline)),
+        ("presence-count", text(&CountJson { users: 812, connections: 900, version: 11 })),
+        ("signal-start", text(&SignalJson { expires_in_ms: Some(6_000), ..signal })),
+        ("signal-stop", text(&SignalJson { user_id: "alice", ..signal })),
+        ("signal", text(&SignalJson { user_id: &session, anonymous: true, data: Some(&moved), ..signal })),
+    ]);
+    for delivered in read::<Vec<Delivered>>("deliveries.json") {
+        let name = delivered.published.name.clone();
+        let Some(data) = expected.remove(name.as_str()) else { continue };
+        let body = delivered.published.into_body();
+        let envelope = body.envelope(limits::PUBLICATION_BYTES).unwrap();
+        let Data::Json(in_vector) = &envelope.data else { panic!("{name} has no data") };
+        differences.expect(&name, "the data", data, in_vector.get().to_owned());
+    }
+    assert!(expected.is_empty(), "without a vector: {:?}", expected.keys());
     differences.report();
 }
 

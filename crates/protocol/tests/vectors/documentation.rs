@@ -136,6 +136,12 @@ fn every_limit_is_listed_with_its_value() {
         ("ERROR_MESSAGE_BYTES", limits::ERROR_MESSAGE_BYTES as u64),
         ("MSGPACK_DEPTH", limits::MSGPACK_DEPTH as u64),
         ("HANDSHAKE_CHANNELS", limits::HANDSHAKE_CHANNELS as u64),
+        ("STATE_BYTES", limits::STATE_BYTES as u64),
+        ("PRESENCE_MEMBERS", limits::PRESENCE_MEMBERS as u64),
+        ("PRESENCE_PAGE", limits::PRESENCE_PAGE as u64),
+        ("PRESENCE_INFO_BYTES", limits::PRESENCE_INFO_BYTES as u64),
+        ("PRESENCE_UPDATES", limits::PRESENCE_UPDATES.into()),
+        ("SIGNALS", limits::SIGNALS.into()),
         ("HISTORY_PUBLICATIONS", limits::HISTORY_PUBLICATIONS.into()),
         ("RECOVERY_PUBLICATIONS", limits::RECOVERY_PUBLICATIONS as u64),
     ];

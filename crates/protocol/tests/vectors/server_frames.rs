@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use fanfare_protocol::{
-    CloseCode, Connected, Delivery, Envelope, EnvelopeHeaders, Epoch, ErrorBody, ErrorCode, HistoryReply, Missed,
-    Position, Push, RecordedJson, Reply, ServerMessage, Subscribed, SubscriptionOutcome, json, limits, msgpack,
+    CloseCode, Connected, Delivery, Envelope, EnvelopeHeaders, Epoch, ErrorBody, ErrorCode, HistoryReply, MemberJson,
+    Missed, Position, PresenceReply, Push, RecordedJson, Reply, ServerMessage, Subscribed, SubscriptionOutcome, json,
+    limits, msgpack,
 };
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{Differences, hex, read, unpack};
 
@@ -145,6 +147,18 @@ fn replies() -> Vec<(&'static str, u64, Reply)> {
         ("reply-published-with-position", 7, Reply::Published { position: Some(at(44)) }),
         ("reply-history", 10, history(true, None)),
         ("reply-history-since", 10, history(false, Some(true))),
+        ("reply-presence", 1, Reply::Presence(crew(vec![anonymous_member(), alice(), bob()]))),
+        (
+            "reply-presence-page",
+            1,
+            Reply::Presence(PresenceReply {
+                members: Some(vec![anonymous_member(), alice()]),
+                next: Some("u:alice".to_owned()),
+                ..crew(vec![anonymous_member(), alice(), bob()])
+            }),
+        ),
+        ("reply-presence-counts", 1, Reply::Presence(PresenceReply { version: None, ..many() })),
+        ("reply-presence-stale", 1, Reply::Presence(PresenceReply { version: None, stale: true, ..crew(vec![bob()]) })),
         ("reply-subscribed-many", 4, Reply::SubscribedMany { subscriptions }),
         ("reply-done", 5, Reply::Done {}),
         ("reply-refreshed", 12, Reply::Refreshed { expires_in_ms: Some(3_600_000) }),
@@ -167,6 +181,8 @@ fn pushes() -> Vec<(&'static str, Push)> {
         ("push-subscribed-recovered", Push::Subscribed(recovered())),
         ("push-gap-with-positions", Push::Gap { channel: channel(), reason: "not_retained", missed: Some(missed) }),
         ("push-gap-conflated", Push::Gap { channel: "price:btc".to_owned(), reason: "conflated", missed: None }),
+        ("presence-snapshot", Push::PresenceSnapshot(crew(vec![alice(), bob()]))),
+        ("presence-snapshot-counts", Push::PresenceSnapshot(PresenceReply { version: Some(9), ..many() })),
         ("push-draining", Push::Draining { reconnect_after_ms: 1_500 }),
         ("push-error", Push::Error { channel: None, error: ErrorBody::new(ErrorCode::BadRequest, not_json) }),
         ("push-error-of-a-channel", Push::Error { channel: Some("user:alice".to_owned()), error: forbidden_channel() }),
@@ -178,7 +194,7 @@ fn connected() -> Connected {
     Connected {
         session: "5f1d7a84c0e94b6fa2d3e81b9c470516".to_owned(),
         protocol: fanfare_protocol::PROTOCOL_VERSION,
-        features: vec!["history"],
+        features: vec!["history", "presence", "signal"],
         user: Some("alice".to_owned()),
         tenant: "acme".to_owned(),
         expires_in_ms: Some(3_600_000),
@@ -216,6 +232,57 @@ fn publications() -> Vec<RecordedJson> {
     vec![publication(42, 75_000), publication(43, 76_000)]
 }
 
+/// All members of a channel.
+fn crew(members: Vec<MemberJson>) -> PresenceReply {
+    PresenceReply {
+        channel: "crew:1".to_owned(),
+        users: members.len() as u64,
+        connections: members.iter().map(|member| u64::from(member.connections)).sum(),
+        members: Some(members),
+        next: None,
+        version: Some(7),
+        stale: false,
+    }
+}
+
+/// Too many to be named.
+fn many() -> PresenceReply {
+    PresenceReply { users: 812, connections: 900, members: None, ..crew(Vec::new()) }
+}
+
+pub(crate) fn alice() -> MemberJson {
+    let info = r#"{"name":"Alice","cursor":[4,17]}"#;
+    MemberJson {
+        user_id: "alice".to_owned(),
+        anonymous: false,
+        status: "editing".to_owned(),
+        info: Some(RawValue::from_string(info.to_owned()).unwrap().into()),
+        connections: 2,
+        since: 1_696_867_200_000,
+    }
+}
+
+fn bob() -> MemberJson {
+    MemberJson {
+        user_id: "bob".to_owned(),
+        status: "idle".to_owned(),
+        info: None,
+        connections: 1,
+        since: 1_696_867_205_000,
+        ..alice()
+    }
+}
+
+pub(crate) fn anonymous_member() -> MemberJson {
+    MemberJson {
+        user_id: "5f1d7a84c0e94b6fa2d3e81b9c470516".to_owned(),
+        anonymous: true,
+        status: "online".to_owned(),
+        since: 1_696_867_209_000,
+        ..bob()
+    }
+}
+
 fn forbidden_channel() -> ErrorBody {
     ErrorBody::new(ErrorCode::Forbidden, "the token has no claim that allows subscribe on all of user:alice")
 }
@@ -228,7 +295,7 @@ fn error(code: ErrorCode) -> ErrorBody {
         ErrorCode::RateLimit => "1000 commands wait for their reply; wait for one of them",
         ErrorCode::LimitExceeded => "the session has 1000 subscriptions; more are not allowed",
         ErrorCode::BadRequest => {
-            "type \"presence\" is not known; allowed are connect, subscribe, unsubscribe, publish, history, refresh, ping, pong"
+            "type \"dance\" is not known; allowed are connect, subscribe, unsubscribe, publish, history, presence, set_presence, signal, refresh, ping, pong"
         }
         ErrorCode::NotFound => "/wss is not here; WebSocket clients connect at /ws",
         ErrorCode::Unavailable => "the subscription was not made: nats is not connected; nothing was sent",
