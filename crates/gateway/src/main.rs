@@ -42,8 +42,12 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let broker = fanfare_broker::open(&BrokerOptions::from(&config)).await?;
+    let presence = match config.store_options() {
+        Some(options) => Some(fanfare_presence::open(&options).await?),
+        None => None,
+    };
     let development = config.development;
-    let node = Node::bind(config, broker, None, prometheus).await?.start()?;
+    let node = Node::bind(config, broker, presence, prometheus).await?.start()?;
     announce(&node, development)?;
     let failed = tokio::select! {
         _ = terminate.recv() => false,

@@ -32,11 +32,12 @@ pub struct Renewal {
 /// What a renewal came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leases {
-    /// The lease is held now. `false`: it had ended, and another incarnation is needed.
+    /// The lease is held now. `false`: it had ended, or the store knows nothing of it, and another incarnation is needed; this one
+    /// is among the dead from now on.
     pub held: bool,
     /// All other incarnations that hold a lease, and how long each lasts from now on.
     pub others: Vec<(Incarnation, Duration)>,
-    /// Incarnations whose lease ended within the last hour.
+    /// Incarnations whose lease was found to have ended within the last hour, and those that nobody has reaped since.
     pub dead: Vec<Incarnation>,
     /// Those of them that this node is to reap now; no other node is given them for [`REAP_CLAIM`](Self::REAP_CLAIM).
     pub reap: Vec<Incarnation>,
@@ -190,7 +191,8 @@ pub trait PresenceStore: Send + Sync + 'static {
     /// Takes the notes back: after the last was removed.
     async fn unnote(&self, incarnation: &Incarnation, places: &[Place]) -> Result<(), StoreError>;
 
-    /// Where an incarnation may have rows; at most `limit` places, and a cursor to read on. A place may come twice.
+    /// Where an incarnation may have rows; about `limit` places, and a cursor to read on. A place may come twice; one that is noted
+    /// all the time comes, whatever is taken back meanwhile.
     async fn noted(
         &self,
         incarnation: &Incarnation,

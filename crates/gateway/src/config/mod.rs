@@ -14,11 +14,12 @@ mod reader;
 mod secret;
 mod value;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use fanfare_broker::HistoryOptions;
+use fanfare_presence::StoreOptions;
 use fanfare_protocol::{Tenant, limits};
-use fanfare_session::{ChannelTemplate, LifecycleEvents, NamespaceTable, SessionConfig};
+use fanfare_session::{Access, ChannelTemplate, LifecycleEvents, Namespace, NamespaceTable, SessionConfig};
 
 pub use load::{Inputs, Overrides, Problem, Problems};
 pub use secret::Secret;
@@ -343,17 +344,32 @@ impl Config {
         self.namespaces.defaults.presence || self.namespaces.declared.values().any(|namespace| namespace.presence)
     }
 
+    /// Whether services are told of anything.
+    pub fn tells(&self) -> bool {
+        let of_channels = |namespace: &Namespace| !namespace.events.is_empty();
+        !self.events.is_empty()
+            || of_channels(&self.namespaces.defaults)
+            || self.namespaces.declared.values().any(of_channels)
+    }
+
+    /// Declared namespaces in which somebody may send signals. How others signal does not matter to a broker: they keep no history.
+    fn namespaces_with_signals(&self) -> HashSet<Box<str>> {
+        let declared = self.namespaces.declared.iter();
+        let with = declared.filter(|(_, namespace)| namespace.signal != Access::None);
+        with.map(|(name, _)| name.clone()).collect()
+    }
+
     /// How to reach the store, where a namespace has presence: without one nobody asks it.
-    pub fn store_options(&self) -> Option<fanfare_broker::BrokerOptions> {
+    pub fn store_options(&self) -> Option<StoreOptions> {
         let store = self.store.as_ref().filter(|_| self.has_presence())?;
-        Some(fanfare_broker::BrokerOptions {
+        Some(StoreOptions {
             prefix: self.prefix.clone(),
             user: store.user.clone(),
             password: store.password.as_ref().map(|password| password.expose().to_owned()),
             tls_ca_file: store.tls_ca_file.clone(),
             tls_cert_file: store.tls_cert_file.clone(),
             tls_key_file: store.tls_key_file.clone(),
-            ..fanfare_broker::BrokerOptions::new(store.url.expose())
+            ..StoreOptions::new(store.url.expose())
         })
     }
 }
@@ -373,6 +389,8 @@ impl From<&Config> for fanfare_broker::BrokerOptions {
             tls_cert_file: broker.tls_cert_file.clone(),
             tls_key_file: broker.tls_key_file.clone(),
             history: config.history.clone(),
+            signals: config.namespaces_with_signals(),
+            tells: config.tells(),
             ..Self::new(broker.url.expose())
         }
     }

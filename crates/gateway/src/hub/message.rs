@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use fanfare_protocol::{ErrorBody, Missed, Position, Tenant, Topic};
-use fanfare_session::{Completion, OpId, Start};
+use fanfare_session::{Completion, OpId, SessionId, Start};
+use tokio::sync::oneshot;
 
 use crate::encoding::EncodedPublication;
 
@@ -75,8 +76,49 @@ pub(crate) enum ShardMessage {
     GapEverywhere { reason: &'static str, repair: bool },
     /// An action of a session is done.
     Completed { connection: ConnectionId, op: OpId, completion: Completion },
+    /// A service asks what the shard has.
+    Inspect(Box<Inspection>),
     /// The node is going away: tell every session and close.
     Drain { reconnect_after_ms: u64 },
+}
+
+/// What a service asks of a shard: a part of one of its tables, from a place on, so that nothing waits long for it.
+#[derive(Debug)]
+pub(crate) enum Inspection {
+    /// Topics of a tenant that begin with `prefix` and come behind `after` in the order of their names.
+    Topics { tenant: Tenant, prefix: Box<str>, after: Box<str>, from: usize, answer: Inspector<TopicCount> },
+    /// Connections of a user.
+    Connections { tenant: Tenant, user: Box<str>, from: usize, answer: Inspector<ConnectionReport> },
+}
+
+/// Where the part of a table goes.
+pub(crate) type Inspector<T> = oneshot::Sender<Inspected<T>>;
+
+/// A part of a table.
+#[derive(Debug)]
+pub(crate) struct Inspected<T> {
+    pub(crate) found: Vec<T>,
+    /// The place to go on from; `None` at the end.
+    pub(crate) next: Option<usize>,
+}
+
+/// A topic on one shard.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TopicCount {
+    pub(crate) topic: Topic,
+    /// Connections that are subscribed.
+    pub(crate) subscribers: usize,
+}
+
+/// A connection, as operators see it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ConnectionReport {
+    pub(crate) session: SessionId,
+    /// Whether it is a stream of server-sent events; else a WebSocket.
+    pub(crate) is_stream: bool,
+    pub(crate) subscriptions: usize,
+    /// Some of what it is subscribed to, in no order.
+    pub(crate) topics: Vec<Topic>,
 }
 
 /// Topics of one shard that a publication belongs to: nearly always one; several where patterns overlap.

@@ -4,13 +4,13 @@ use axum::{
     Json,
     extract::{RawQuery, State},
 };
-use fanfare_protocol::{Channel, Epoch, ErrorBody, ErrorCode, HistoryReply, Position, Tenant, limits};
+use fanfare_protocol::{Channel, Epoch, ErrorBody, HistoryReply, Position, Tenant, limits};
 use fanfare_session::HistoryRange;
 
 use super::{
     ApiLimits, InternalState,
     error::ApiError,
-    request::{bad_request, parse_channel, shorten, tenant},
+    request::{bad_request, parse_channel, parse_limit, shorten, tenant},
 };
 
 /// What is asked for.
@@ -42,7 +42,7 @@ impl Query {
                 "channel" => channel = Some(parse_channel(&value)?),
                 "since" => since = Some(position("since", &value)?),
                 "before" => before = Some(position("before", &value)?),
-                "limit" => limit = parse_limit(&value, api.history)?,
+                "limit" => limit = parse_limit(&value, api.history, "limits.recovery_publications")?,
                 _ => {}
             }
         }
@@ -53,20 +53,6 @@ impl Query {
         };
         let channel = channel.ok_or_else(|| bad_request("channel is missing"))?;
         Ok(Self { tenant: tenant(tenant_name.as_deref())?, channel, range, limit })
-    }
-}
-
-fn parse_limit(text: &str, allowed: usize) -> Result<usize, ErrorBody> {
-    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    match text.parse() {
-        Ok(limit) if (1..=allowed).contains(&limit) => Ok(limit),
-        _ => {
-            let message =
-                format!("limit is {}; allowed are 1 to {allowed} (limits.recovery_publications)", shorten(text));
-            let too_large = is_number && text.bytes().any(|digit| digit != b'0');
-            let code = if too_large { ErrorCode::LimitExceeded } else { ErrorCode::BadRequest };
-            Err(ErrorBody::new(code, message))
-        }
     }
 }
 
@@ -84,9 +70,11 @@ fn position(name: &str, text: &str) -> Result<Position, ErrorBody> {
 
 #[cfg(test)]
 mod tests {
+    use fanfare_protocol::ErrorCode;
+
     use super::*;
 
-    const LIMITS: ApiLimits = ApiLimits { body_bytes: 1, publication_bytes: 1, batch: 1, history: 500 };
+    const LIMITS: ApiLimits = ApiLimits { body_bytes: 1, publication_bytes: 1, batch: 1, history: 500, members: 1 };
 
     fn at(offset: u64) -> Position {
         Position { offset, epoch: Epoch::parse("b7_-2").unwrap() }

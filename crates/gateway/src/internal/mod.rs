@@ -4,7 +4,10 @@ mod api;
 mod error;
 mod guard;
 mod history;
+mod inspection;
 mod keys;
+mod overview;
+mod presence;
 mod request;
 
 use std::sync::Arc;
@@ -19,11 +22,15 @@ use axum::{
 };
 use fanfare_broker::Broker;
 use fanfare_protocol::ErrorCode;
+use fanfare_session::NamespaceTable;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 
-use self::{error::ApiError, keys::ApiKeys};
-use crate::{clock::Clock, config::Config, history::HistoryReader, origin::OriginPolicy, readiness::Readiness};
+use self::{error::ApiError, inspection::Shards, keys::ApiKeys};
+use crate::{
+    clock::Clock, config::Config, history::HistoryReader, hub::ShardInbox, origin::OriginPolicy,
+    presence::PresenceHandle, readiness::Readiness,
+};
 
 /// What Prometheus' text format calls itself.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -35,9 +42,14 @@ pub(crate) struct InternalState(Arc<Inner>);
 struct Inner {
     broker: Arc<dyn Broker>,
     history: HistoryReader,
+    presence: Option<PresenceHandle>,
+    shards: Shards,
     readiness: Arc<Readiness>,
     prometheus: PrometheusHandle,
     clock: Clock,
+    /// The node's name.
+    node: String,
+    namespaces: NamespaceTable,
     keys: ApiKeys,
     origins: OriginPolicy,
     limits: ApiLimits,
@@ -50,31 +62,53 @@ struct ApiLimits {
     body_bytes: usize,
     /// Bytes of one publication's envelope.
     publication_bytes: usize,
-    /// Publications of one request.
+    /// Publications of one request, and entries of one answer.
     batch: usize,
     /// Publications of one request for history.
     history: usize,
+    /// Members of one answer.
+    members: usize,
+}
+
+/// What the internal port shows and serves.
+pub(crate) struct Served {
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) history: HistoryReader,
+    /// `None` where no namespace has presence.
+    pub(crate) presence: Option<PresenceHandle>,
+    pub(crate) shards: Vec<ShardInbox>,
+    pub(crate) readiness: Arc<Readiness>,
+    pub(crate) prometheus: PrometheusHandle,
+    pub(crate) clock: Clock,
 }
 
 impl InternalState {
     /// What the routes of the internal port share.
-    pub(crate) fn new(
-        config: &Config,
-        broker: Arc<dyn Broker>,
-        history: HistoryReader,
-        readiness: Arc<Readiness>,
-        prometheus: PrometheusHandle,
-        clock: Clock,
-    ) -> Self {
+    pub(crate) fn new(config: &Config, served: Served) -> Self {
+        let Served { broker, history, presence, shards, readiness, prometheus, clock } = served;
         let limits = ApiLimits {
             body_bytes: config.limits.api_body_bytes,
             publication_bytes: config.limits.publication_bytes,
             batch: config.limits.api_batch,
             history: config.limits.recovery_publications,
+            members: config.limits.presence_page,
         };
         let keys = if config.development { ApiKeys::not_needed() } else { ApiKeys::new(&config.api_keys) };
         let origins = config.origins.clone();
-        Self(Arc::new(Inner { broker, history, readiness, prometheus, clock, keys, origins, limits }))
+        Self(Arc::new(Inner {
+            broker,
+            history,
+            presence,
+            shards: Shards::new(shards),
+            readiness,
+            prometheus,
+            clock,
+            node: config.node.clone(),
+            namespaces: config.namespaces.clone(),
+            keys,
+            origins,
+            limits,
+        }))
     }
 }
 
@@ -85,6 +119,10 @@ pub(crate) fn router(state: InternalState) -> Router {
         .route("/broadcast", post(api::broadcast))
         .route("/batch", post(api::batch))
         .route("/history", get(history::history))
+        .route("/presence", get(presence::presence))
+        .route("/presence_stats", get(presence::stats))
+        .route("/channels", get(overview::channels))
+        .route("/connections", get(overview::connections))
         .layer(DefaultBodyLimit::max(state.0.limits.body_bytes))
         .route_layer(middleware::from_fn_with_state(state.clone(), guard::require_key))
         .route_layer(middleware::from_fn_with_state(state.clone(), api::measure));

@@ -155,6 +155,29 @@ pub(super) fn bad_request(message: impl Into<String>) -> ErrorBody {
     ErrorBody::new(ErrorCode::BadRequest, message)
 }
 
+/// A number of entries in a query: 1 to what a key of the configuration allows.
+pub(super) fn parse_limit(text: &str, allowed: usize, key: &str) -> Result<usize, ErrorBody> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(limit) if (1..=allowed).contains(&limit) => Ok(limit),
+        _ => {
+            let message = format!("limit is {}; allowed are 1 to {allowed} ({key})", shorten(text));
+            let too_large = is_number && text.bytes().any(|digit| digit != b'0');
+            let code = if too_large { ErrorCode::LimitExceeded } else { ErrorCode::BadRequest };
+            Err(ErrorBody::new(code, message))
+        }
+    }
+}
+
+/// A flag in a query.
+pub(super) fn parse_flag(name: &str, text: &str) -> Result<bool, ErrorBody> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(bad_request(format!("{name} is {:?}; allowed are true and false", shorten(text)))),
+    }
+}
+
 /// What a service wrote, short enough for a message.
 pub(super) fn shorten(text: &str) -> String {
     text.chars().take(100).collect()
@@ -164,7 +187,8 @@ pub(super) fn shorten(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const LIMITS: ApiLimits = ApiLimits { body_bytes: 1 << 20, publication_bytes: 200, batch: 3, history: 5 };
+    const LIMITS: ApiLimits =
+        ApiLimits { body_bytes: 1 << 20, publication_bytes: 200, batch: 3, history: 5, members: 1 };
 
     fn text(publish: &Publish) -> &str {
         std::str::from_utf8(&publish.body).unwrap()

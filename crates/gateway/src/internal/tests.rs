@@ -1,6 +1,7 @@
 //! The internal port as its callers see it.
 
 mod history;
+mod presence;
 
 use std::{
     sync::{Arc, Mutex},
@@ -89,10 +90,29 @@ impl Port {
     }
 
     fn over(config: &Config, broker: Arc<dyn Broker>, recorder: Arc<Recorder>) -> Self {
+        Self::with(config, broker, recorder, None, Vec::new())
+    }
+
+    fn with(
+        config: &Config,
+        broker: Arc<dyn Broker>,
+        recorder: Arc<Recorder>,
+        presence: Option<PresenceHandle>,
+        shards: Vec<ShardInbox>,
+    ) -> Self {
         let readiness = Arc::new(Readiness::default());
         let prometheus = telemetry::install_metrics().unwrap();
         let history = HistoryReader::new(config, broker.clone(), Arc::new(tokio::sync::Semaphore::new(1)));
-        let state = InternalState::new(config, broker, history, readiness.clone(), prometheus, Clock::start());
+        let served = Served {
+            broker,
+            history,
+            presence,
+            shards,
+            readiness: readiness.clone(),
+            prometheus,
+            clock: Clock::start(),
+        };
+        let state = InternalState::new(config, served);
         Self { router: router(state), broker: recorder, readiness }
     }
 

@@ -6,8 +6,8 @@ use fanfare_protocol::{MemberJson, PresenceReply, Push};
 use super::announcing::user_id;
 use crate::encoding::EncodedPublication;
 
-/// The answer to one client.
-pub(super) fn reply(place: &Place, answer: Answer) -> PresenceReply {
+/// The answer to one who asked.
+pub(crate) fn reply(place: &Place, answer: Answer) -> PresenceReply {
     let Answer { users, connections, members, version, stale } = answer;
     let (members, next) = match members {
         Some(MemberPage { members, next }) => (Some(members.into_iter().map(member).collect()), next),

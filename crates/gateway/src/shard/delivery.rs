@@ -100,6 +100,7 @@ impl Shard {
                 self.seal_all(state);
                 self.handle_completion(state, connection, op, completion);
             }
+            ShardMessage::Inspect(inspection) => state.inspect(*inspection),
             ShardMessage::Drain { reconnect_after_ms } => {
                 self.seal_all(state);
                 self.drain(state, reconnect_after_ms);

@@ -141,6 +141,11 @@ impl ShardTopic {
         publication.position.is_some() && self.history.as_ref().is_some_and(|history| history.broken)
     }
 
+    /// Connections that are subscribed, those that get first what they missed included.
+    fn subscribed(&self) -> usize {
+        self.subscribers.len() + self.history.as_ref().map_or(0, |history| history.catching_up.len())
+    }
+
     fn is_unused(&self) -> bool {
         self.subscribers.is_empty() && self.history.as_ref().is_none_or(|history| history.is_unused())
     }
@@ -177,6 +182,20 @@ impl ShardTopics {
     /// Channels with history that the hub has confirmed.
     pub(super) fn with_history(&self) -> impl Iterator<Item = SlotId> {
         self.slots(|topic| topic.history.is_some())
+    }
+
+    /// Topics in places from `from` on, as far as `places` of them reach, with how many are subscribed; and where to go on.
+    pub(super) fn part(
+        &self,
+        from: usize,
+        places: usize,
+    ) -> (impl Iterator<Item = (&Tenant, &Topic, usize)>, Option<usize>) {
+        let end = from.saturating_add(places);
+        let found = (from..end.min(self.places.capacity())).filter_map(|index| self.places.get(index));
+        let counts = found
+            .filter(|found| found.audience.is_none())
+            .map(|found| (&found.tenant, &found.topic, found.subscribed()));
+        (counts, (end < self.places.capacity()).then_some(end))
     }
 
     fn slots(&self, is_one: impl Fn(&ShardTopic) -> bool) -> impl Iterator<Item = SlotId> {

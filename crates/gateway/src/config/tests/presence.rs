@@ -85,6 +85,19 @@ fn the_store_is_the_broker_unless_that_cannot_be_one() {
 }
 
 #[test]
+fn the_broker_is_told_what_it_has_to_prepare() {
+    let options = |toml: &str| fanfare_broker::BrokerOptions::from(&load(&production(toml), &[]).unwrap());
+    let nothing = options("");
+    assert!(nothing.signals.is_empty() && !nothing.tells);
+    let signals =
+        options("[namespace_defaults]\nsignal = \"token\"\n[namespaces.crew]\n[namespaces.quiet]\nsignal = \"none\"");
+    assert_eq!(signals.signals.into_iter().collect::<Vec<_>>(), [Box::<str>::from("crew")]);
+    for events in ["events = [\"disconnected\"]", "[namespaces.a]\nevents = [\"subscribed\"]"] {
+        assert!(options(events).tells, "{events}");
+    }
+}
+
+#[test]
 fn the_flag_is_called_presence() {
     let inputs = Inputs {
         environment: vec![("FANFARE_STORE".into(), "redis://variable".into())],
