@@ -8,6 +8,7 @@ mod encoding;
 mod history;
 mod hub;
 mod internal;
+mod lifecycle;
 mod limits;
 mod listener;
 mod node;

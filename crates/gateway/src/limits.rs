@@ -46,6 +46,16 @@ pub(crate) const INSPECTED_PER_TURN: usize = 4_096;
 pub(crate) const INSPECTED_TOPICS: usize = 100;
 /// Reads of history for clients that wait, of all shards.
 pub(crate) const CLIENT_READS: usize = 4_096;
+/// Lifecycle events of all shards that wait to be told. Beyond it the newest are dropped, which is counted.
+pub(crate) const LIFECYCLE_EVENTS: usize = 65_536;
+/// Lifecycle events that the broker is working on at one time, each of another session or channel.
+pub(crate) const LIFECYCLE_AT_ONCE: usize = 256;
+/// Lifecycle events that wait for another of the same session or channel, before the next is looked at.
+pub(crate) const LIFECYCLE_IN_LINE: usize = 4_096;
+/// How long lifecycle events may take to be told at the end of the node, where its deadline leaves less.
+pub(crate) const LIFECYCLE_DRAIN_TIME: Duration = Duration::from_secs(1);
+/// Sessions of dead nodes that a node remembers to have told of.
+pub(crate) const LIFECYCLE_LOST_SESSIONS: usize = 65_536;
 /// Publishes of clients that the broker is working on at one time.
 pub(crate) const CLIENT_PUBLISHES_IN_FLIGHT: usize = 1_024;
 /// Requests of all shards that wait for the presence driver.

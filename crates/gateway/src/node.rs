@@ -21,14 +21,14 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::TcpListener,
     runtime::Handle,
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, oneshot},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
     auth::{KeyError, Verifier},
-    clock::Clock,
+    clock::{Clock, unix_millis},
     config::Config,
     history::{self, HistoryReader},
     hub::{
@@ -37,9 +37,10 @@ use crate::{
         shard_inbox,
     },
     internal::{self, InternalState, Served},
+    lifecycle::{Courier, CourierEnd, LifecycleContext, Turnouts, lifecycle_queue},
     limits::{CLIENT_PUBLISHES, CLIENT_READS, HUB_INBOX_REQUESTS, PRESENCE_CALLS, PRESENCE_INBOX_REQUESTS},
     listener,
-    presence::{PresenceDriver, PresenceHandle},
+    presence::{PresenceDriver, PresenceHandle, TurnoutSink},
     public::PublicHttp,
     publishing,
     readiness::Readiness,
@@ -88,6 +89,8 @@ pub struct RunningNode {
     internal_address: SocketAddr,
     broker: Arc<dyn Broker>,
     presence: Option<PresenceHandle>,
+    /// Where services are told of connections and channels.
+    courier: Option<CourierEnd>,
     readiness: Arc<Readiness>,
     shards: Vec<ShardThread>,
     /// Sockets for many streams; each has still to write when its last stream has ended.
@@ -177,6 +180,7 @@ impl Node {
             ending: ending.clone(),
             failed: failed.clone(),
         };
+        let (lifecycle, courier) = self.lifecycle(&session_config).unzip();
         let mut shards = Vec::with_capacity(self.config.shards);
         for (number, connections) in counts.into_iter().enumerate() {
             let (inbox, receiver) = shard_inbox(self.config.limits.shard_inbox);
@@ -192,6 +196,7 @@ impl Node {
                 publishes: publishes.clone(),
                 reads: reads.clone(),
                 presence: presence.clone(),
+                lifecycle: lifecycle.clone(),
                 recovery_bytes: self.config.limits.recovery_bytes,
                 inbox,
                 main: Handle::current(),
@@ -224,10 +229,23 @@ impl Node {
         };
         spawn(essential("hub", &running), hub.run(self.events, requests, running.clone()).boxed());
         if let Some((store, events)) = self.presence {
+            let turnouts: TurnoutSink = match lifecycle.clone().map(Turnouts::new) {
+                Some(mut turnouts) => Box::new(move |turnout| turnouts.handle(unix_millis(), turnout)),
+                None => Box::new(|_| ()),
+            };
             let inboxes = handles.iter().map(|shard| shard.inbox.clone()).collect();
-            let driver = PresenceDriver::new(keeper, store, inboxes, Box::new(|_| ()), rand::random());
+            let driver = PresenceDriver::new(keeper, store, inboxes, turnouts, rand::random());
             spawn(essential("presence", &running), driver.run(events, presence_requests, running.clone()).boxed());
         }
+        let courier = courier.map(|courier| {
+            let (end, ended) = oneshot::channel();
+            let alive = essential("lifecycle events", &running);
+            let task = tasks.spawn(async move {
+                let _alive = alive;
+                courier.run(ended).await;
+            });
+            CourierEnd::new(end, task)
+        });
         let reading = history::run(reader.clone(), client_reads, running.clone());
         spawn(essential("reads of clients", &running), reading.boxed());
         let publishing = publishing::run(self.broker.clone(), client_publishes, running.clone());
@@ -261,6 +279,7 @@ impl Node {
             internal_address: self.internal_address,
             broker: self.broker,
             presence,
+            courier,
             readiness,
             shards,
             http2_sockets,
@@ -268,6 +287,20 @@ impl Node {
             accepting,
             running,
             failed,
+        })
+    }
+
+    /// What is told to services, and who tells it.
+    fn lifecycle(&self, session_config: &Arc<SessionConfig>) -> Option<(LifecycleContext, Courier)> {
+        self.config.tells().then(|| {
+            let (queue, events) = lifecycle_queue();
+            let context = LifecycleContext {
+                queue,
+                node: self.config.node.as_str().into(),
+                events: self.config.events,
+                config: session_config.clone(),
+            };
+            (context, Courier::new(self.broker.clone(), events))
         })
     }
 
@@ -356,6 +389,10 @@ impl RunningNode {
         self.running.cancel();
         for shard in self.shards {
             shard.join().await;
+        }
+        if let Some(courier) = self.courier {
+            // All that ends has been told to it by now.
+            courier.finish(begun + deadline).await;
         }
         self.broker.close().await;
         self.tasks.close();

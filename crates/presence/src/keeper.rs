@@ -249,9 +249,9 @@ impl Keeper {
             StoreEvent::Resumed => {
                 self.is_connected = true;
                 self.paused_until = now;
-                // What it has is not known: it may have lost anything.
+                // What it has is not known: it may have lost anything, and have come to the same version in another way since.
                 self.own.write_anew(false);
-                self.doubt_all();
+                self.read_all_anew();
             }
         }
     }
@@ -548,6 +548,15 @@ impl Keeper {
         if let Some(due) = mirror.due() {
             self.timers.insert((due, Timer::Announce(place.clone())));
         }
+    }
+
+    fn read_all_anew(&mut self) {
+        for mirror in self.mirrors.values_mut() {
+            mirror.is_confirmed = false;
+            mirror.handle_doubt();
+        }
+        let places: Vec<Place> = self.mirrors.keys().cloned().collect();
+        places.iter().for_each(|place| self.go_on(place));
     }
 
     /// Each mirror is compared with the store, which costs one call for many.

@@ -36,7 +36,8 @@ pub(super) async fn record(
         Err(error) => return Err(error.into()),
     };
     let ack: PublishAck = read(&answer.payload).map_err(|failure| match failure {
-        ApiFailure::Refused(error) => {
+        // One that may take it a moment later is away.
+        ApiFailure::Refused(error) if !error.is_temporary() => {
             BrokerError::Refused { broker: NAME, reason: format!("the stream {}: {error}", stream.name()) }
         }
         failure => failure.into(),

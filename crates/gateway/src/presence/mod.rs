@@ -10,6 +10,8 @@ mod driver;
 pub(crate) mod message;
 mod metrics;
 mod outlet;
+#[cfg(test)]
+mod tests;
 
 use fanfare_presence::{Answer, Incarnation, Place, Query, Row};
 use fanfare_protocol::{ErrorBody, ErrorCode};
@@ -21,7 +23,6 @@ use message::{Asker, PresenceRequest};
 
 /// What the cluster's services may want to know of a channel's turnout.
 #[derive(Debug)]
-#[allow(dead_code, reason = "until services are told")]
 pub(crate) enum Turnout {
     /// Somebody is on the channel, where nobody was.
     Occupied(Place),
@@ -32,7 +33,7 @@ pub(crate) enum Turnout {
 }
 
 /// Takes what is told of turnouts. It is called by the driver, and must not wait.
-pub(crate) type TurnoutSink = Box<dyn Fn(Turnout) + Send>;
+pub(crate) type TurnoutSink = Box<dyn FnMut(Turnout) + Send>;
 
 /// The API's way to the driver.
 #[derive(Clone, Debug)]

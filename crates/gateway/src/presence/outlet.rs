@@ -144,3 +144,127 @@ fn bytes_of(message: &ShardMessage) -> usize {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fanfare_protocol::{Body, Delivery, ErrorBody, ErrorCode};
+    use fanfare_session::{Completion, OpId};
+
+    use super::*;
+    use crate::hub::{ShardInboxReceiver, message::ConnectionId, shard_inbox};
+
+    const INBOX: usize = 64;
+
+    fn slot(index: u32) -> SlotId {
+        SlotId { index, generation: 0 }
+    }
+
+    fn announced(event: &str, bytes: usize) -> Arc<EncodedPublication> {
+        let body = Body::new(format!(r#"{{"event":"{event}","data":"{}"}}"#, "x".repeat(bytes)).into_bytes());
+        let envelope = body.envelope(1 << 23).unwrap();
+        Arc::new(EncodedPublication::new(&Delivery { envelope: &envelope, channel: "a", timestamp: 0, position: None }))
+    }
+
+    fn answer(op: u32) -> ShardMessage {
+        let completion = Completion::Presence(Err(ErrorBody::new(ErrorCode::Unavailable, "")));
+        ShardMessage::Completed { connection: ConnectionId { index: 0, generation: 0 }, op: OpId(op), completion }
+    }
+
+    /// What the shard got: the slot of an announcement with its bytes, or the number of an answer.
+    async fn taken(inbox: &mut ShardInboxReceiver) -> Vec<String> {
+        let mut batch = Vec::new();
+        inbox.recv_many(&mut batch, usize::MAX).await;
+        let word = |message: ShardMessage| match message {
+            ShardMessage::Publication { targets: Targets::One(slot), publication } => {
+                format!("{}:{}", slot.index, publication.bytes() / 100)
+            }
+            ShardMessage::Completed { op, .. } => format!("answer {}", op.0),
+            other => panic!("{other:?}"),
+        };
+        batch.into_iter().map(word).collect()
+    }
+
+    #[tokio::test]
+    async fn announcements_leave_half_of_the_inbox_to_publications_and_answers_do_not_overtake_them() {
+        let (inbox, mut receiver) = shard_inbox(INBOX);
+        let mut outlet = Outlet::new(inbox);
+        let now = Instant::now();
+        for _ in 0..INBOX {
+            assert_eq!(outlet.announce(slot(1), announced("a", 1), now), 0);
+        }
+        outlet.answer(answer(1), now);
+        outlet.announce(slot(2), announced("a", 1), now);
+        assert!(outlet.has_backlog());
+        let first = taken(&mut receiver).await;
+        assert_eq!(first.len(), INBOX / 2 + 1);
+        outlet.drain(now);
+        let rest = taken(&mut receiver).await;
+        assert_eq!(first.len() + rest.len(), INBOX + 2);
+        assert_eq!(rest[rest.len() - 2..], ["answer 1", "2:0"]);
+        assert!(!outlet.has_backlog());
+    }
+
+    #[tokio::test]
+    async fn of_too_many_announcements_the_newest_of_each_channel_stays() {
+        let (inbox, mut receiver) = shard_inbox(INBOX);
+        let mut outlet = Outlet::new(inbox);
+        let now = Instant::now();
+        let large = PRESENCE_BACKLOG_BYTES / 4;
+        for _ in 0..=INBOX / 2 {
+            outlet.announce(slot(0), announced("a", 1), now);
+        }
+        let mut dropped = 0;
+        for number in 0..10 {
+            dropped += outlet.announce(slot(1), announced("a", large + 100 * number), now);
+            dropped += outlet.announce(slot(2), announced("a", 100 * number), now);
+        }
+        assert!(dropped > 0 && outlet.bytes <= PRESENCE_BACKLOG_BYTES);
+        taken(&mut receiver).await;
+        let mut got = Vec::new();
+        while outlet.has_backlog() {
+            outlet.drain(now);
+            got.extend(taken(&mut receiver).await);
+        }
+        assert_eq!(got.len() + dropped, 20);
+        let last = |slot: &str| got.iter().rfind(|word| word.starts_with(slot)).unwrap().clone();
+        assert_eq!(last("2:"), format!("2:{}", announced("a", 900).bytes() / 100), "the last one of the channel");
+        assert_eq!(last("1:"), format!("1:{}", announced("a", large + 900).bytes() / 100));
+    }
+
+    #[tokio::test]
+    async fn answers_do_not_wait_for_announcements_that_nobody_takes() {
+        let (inbox, mut receiver) = shard_inbox(INBOX);
+        let mut outlet = Outlet::new(inbox.clone());
+        let now = Instant::now();
+        while inbox.has_room() {
+            assert!(inbox.try_send(answer(0)).is_ok());
+        }
+        for number in 1..=3 {
+            outlet.announce(slot(1), announced("a", 100 * number), now);
+        }
+        outlet.answer(answer(1), now);
+        outlet.drain(now);
+        let full = taken(&mut receiver).await.len();
+        for _ in 0..full {
+            assert!(inbox.try_send(answer(0)).is_ok());
+        }
+        assert_eq!(outlet.drain(now + SHARD_STALL + Duration::from_millis(1)), 2, "the newest is kept");
+        outlet.drain(now + SHARD_STALL + Duration::from_millis(2));
+        assert_eq!(taken(&mut receiver).await.last().unwrap(), "answer 1");
+        outlet.drain(now + 2 * SHARD_STALL);
+        assert_eq!(taken(&mut receiver).await, ["1:3"]);
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_has_ended_keeps_nobody_busy() {
+        let (inbox, receiver) = shard_inbox(INBOX);
+        let mut outlet = Outlet::new(inbox);
+        let now = Instant::now();
+        for _ in 0..INBOX {
+            outlet.announce(slot(1), announced("a", 1), now);
+        }
+        drop(receiver);
+        outlet.drain(now);
+        assert!(!outlet.has_backlog());
+    }
+}

@@ -16,6 +16,7 @@ use crate::{
     encoding::encode_message,
     history::ClientRead,
     hub::message::{ConnectionId, HubRequest, ShardMessage},
+    lifecycle::reason_of,
     limits::CLOSE_LINGER,
     publishing::{ClientPublish, Publisher},
     websocket::{MAX_CLOSE_REASON_BYTES, encode},
@@ -28,6 +29,7 @@ impl Shard {
         if !connection.counted && connection.session.as_ref().is_some_and(|session| session.tenant().is_some()) {
             connection.counted = true;
             state.metrics.session_began();
+            state.tell_connected(index);
         }
         while let Some(action) = state.session(index).and_then(|session| session.poll_action()) {
             match action {
@@ -48,6 +50,7 @@ impl Shard {
                 Action::Close { code, reason } => self.close(state, index, code, &reason),
             }
         }
+        state.settle_told();
     }
 
     /// Ends the session and begins the closing handshake (RFC 6455 section 7.1.2), behind all that was sent before.
@@ -66,7 +69,7 @@ impl Shard {
             return; // not even the close frame found room: closed as a slow consumer
         }
         state.metrics.closed(code);
-        self.end_session(state, index);
+        self.end_session(state, index, reason_of(code));
         self.begin_closing(state, index);
     }
 
@@ -85,7 +88,7 @@ impl Shard {
             encode::close(Some(CloseCode::SlowConsumer.as_u16()), "outbox limit reached", &mut state.frame);
             state.connections[index].outbox.finish_with(state.frame.as_slice().into());
         }
-        self.end_session(state, index);
+        self.end_session(state, index, reason_of(CloseCode::SlowConsumer));
         self.begin_closing(state, index);
     }
 
@@ -97,14 +100,16 @@ impl Shard {
         }
     }
 
-    /// Gives back what the session holds at the hub. The connection may go on to write what waits.
-    pub(super) fn end_session(&self, state: &mut ShardState, index: usize) {
+    /// Gives back what the session holds at the hub. The connection may go on to write what waits. `reason` is for services.
+    pub(super) fn end_session(&self, state: &mut ShardState, index: usize, reason: &'static str) {
         let Some(mut session) = state.connections[index].session.take() else { return };
         if std::mem::take(&mut state.connections[index].counted) {
             state.metrics.session_ended();
+            state.tell_disconnected(session.id(), reason);
         }
         let (id, key) = (state.id(index), presence::key(&session));
         let Some(tenant) = session.tenant().cloned() else { return };
+        session.end();
         // What it gave up and could not carry out any more, for its outbox was full, is not among its topics. A place left
         // in a topic would be the next connection's.
         while let Some(action) = session.poll_action() {
@@ -162,6 +167,7 @@ impl Shard {
             aside.end(slot);
         }
         let Some(key) = state.session(index).map(|session| presence::key(session)) else { return };
+        state.tell_unsubscribed(index, topic);
         self.give_back(state, &tenant, topic, id, key);
     }
 
@@ -234,6 +240,7 @@ impl Shard {
     /// Puts a reply or push into the outbox.
     fn send(&self, state: &mut ShardState, index: usize, message: &ServerMessage) {
         state.metrics.told(message);
+        state.tell_of(index, message);
         if state.connections[index].events.is_some() {
             self.send_to_stream(state, index, message);
         } else {

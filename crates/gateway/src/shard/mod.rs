@@ -11,6 +11,7 @@ mod delivery;
 #[cfg(test)]
 mod history_tests;
 mod inspection;
+mod lifecycle;
 mod metrics;
 mod outbox;
 mod presence;
@@ -36,6 +37,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use fanfare_protocol::CloseCode;
 use fanfare_session::{Handshake, Session, SessionConfig, SessionId, Time};
 use tokio::{net::TcpStream, runtime::Handle, sync::mpsc};
 use tokio_util::task::TaskTracker;
@@ -49,6 +51,7 @@ use crate::{
         ShardInbox,
         message::{ConnectionId, HubRequest, ShardId},
     },
+    lifecycle::{Ledger, LifecycleContext, reason_of},
     limits::READ_BUFFER_BYTES,
     presence::message::PresenceRequest,
     publishing::ClientPublish,
@@ -80,6 +83,8 @@ pub(crate) struct ShardContext {
     pub(crate) reads: mpsc::Sender<ClientRead>,
     /// `None` where no namespace has presence.
     pub(crate) presence: Option<mpsc::Sender<PresenceRequest>>,
+    /// `None` where services are told nothing of connections and channels.
+    pub(crate) lifecycle: Option<LifecycleContext>,
     /// Bytes that one client is given to catch up.
     pub(crate) recovery_bytes: usize,
     /// This shard's own inbox, for completions.
@@ -118,6 +123,8 @@ struct ShardState {
     /// Requests that the hub's inbox did not take.
     unsent: VecDeque<HubRequest>,
     presence: PresenceLink,
+    /// What services were told, where they are.
+    ledger: Option<Box<Ledger>>,
     deflater: Deflater,
     scratch: Scratch,
     read_buffer: Box<[u8]>,
@@ -150,6 +157,7 @@ impl Shard {
             wheel: Wheel::new(context.clock.now()),
             unsent: VecDeque::new(),
             presence: PresenceLink::new(context.presence.clone()),
+            ledger: context.lifecycle.clone().map(|context| Box::new(Ledger::new(context))),
             deflater: Deflater::new(),
             scratch: Scratch::new(),
             read_buffer: vec![0; READ_BUFFER_BYTES].into(),
@@ -224,7 +232,13 @@ impl Shard {
 
     /// The connection is over: gives back all that it has.
     fn remove(&self, state: &mut ShardState, index: usize) {
-        self.end_session(state, index);
+        let is_stream = state.connections[index].events.is_some();
+        // Nobody has closed it; a client of a stream has no other way to.
+        self.end_session(
+            state,
+            index,
+            if is_stream { reason_of(CloseCode::Normal) } else { lifecycle::CONNECTION_LOST },
+        );
         state.connections.remove(index);
         state.metrics.disconnected();
         self.context.connections.fetch_sub(1, Ordering::Relaxed);

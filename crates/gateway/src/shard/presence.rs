@@ -12,7 +12,6 @@ use fanfare_session::{
 
 use super::{Shard, ShardState, actions::complete, presence_link::Overloaded};
 use crate::{
-    clock::unix_millis,
     presence::message::{Asker, PresenceRequest},
     publishing::ClientPublish,
 };
@@ -27,17 +26,19 @@ impl Shard {
             return;
         }
         let Some((session, tenant)) = connected(state, index) else { return };
-        let connection = key(session);
+        let (connection, id) = (key(session), session.id());
         let user = match session.grant().and_then(|grant| grant.user.as_deref()) {
             Some(user) => User::Named(user.into()),
             None => User::Anonymous(connection),
         };
+        let since = state.subscribed_since(id, channel.as_str());
         let row = Row {
             connection,
             user,
             state: row_state(word),
             info: info.map(fanfare_protocol::Info::into_raw),
-            since: unix_millis(),
+            // The same by which services know the subscription: a reaper tells them its end by this.
+            since,
         };
         let place = Place { tenant, channel };
         if state.presence.request(PresenceRequest::Join { place: place.clone(), row }).is_err() {

@@ -153,7 +153,7 @@ async fn run(
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = cancelled.cancelled() => return,
+            () = cancelled.cancelled() => return shard.tell_cut(),
             count = inbox.recv_many(&mut batch, MESSAGES_PER_TICK) => {
                 if count == 0 {
                     return;

@@ -75,6 +75,8 @@ metrics! {
     PRESENCE_ANNOUNCEMENTS_TOTAL Counter "fanfare_presence_announcements_total" ["event"] "Announcements to those who watch a channel: change, count, snapshot.";
     PRESENCE_ANNOUNCEMENTS_DROPPED_TOTAL Counter "fanfare_presence_announcements_dropped_total" [] "Announcements that a shard did not take in time, and that a newer one replaced.";
     SIGNALS_DROPPED_TOTAL Counter "fanfare_signals_dropped_total" [] "Signals of clients for which there was no room on their way to the broker.";
+    LIFECYCLE_EVENTS_TOTAL Counter "fanfare_lifecycle_events_total" ["result"] "Lifecycle events: told to services, refused by the broker, or dropped because too many waited or the node ended.";
+    LIFECYCLE_EVENTS_WAITING Gauge "fanfare_lifecycle_events_waiting" [] "Lifecycle events that the broker has not taken yet.";
     API_REQUESTS_TOTAL Counter "fanfare_api_requests_total" ["endpoint", "status"] "Requests of the internal API.";
     API_PUBLICATIONS_TOTAL Counter "fanfare_api_publications_total" ["result"] "Publications through the internal API, one for each channel.";
     API_REQUEST_SECONDS Histogram "fanfare_api_request_duration_seconds" ["endpoint"] "Time from a request of the internal API to its answer.";

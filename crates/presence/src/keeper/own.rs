@@ -168,6 +168,7 @@ impl OwnRows {
         for (place, own) in &mut self.places {
             own.note = Note::No;
             own.outdated = own.busy;
+            own.version = None;
             if new_incarnation {
                 let before = own.rows.len();
                 own.rows.retain(|_, present| !present.gone);

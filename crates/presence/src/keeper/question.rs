@@ -75,7 +75,10 @@ impl Keeper {
             match own.came_to(place, awaited) {
                 None => false,
                 Some(written) => match (written, mirror.version()) {
-                    (Some(written), Some(at)) => at.epoch != written.epoch || at.number >= written.number,
+                    // Where nothing was written before, there was no epoch yet.
+                    (Some(written), Some(at)) => {
+                        at.number >= written.number || (at.epoch != written.epoch && at.number > 0)
+                    }
                     _ => true,
                 },
             }
