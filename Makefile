@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build test lint docs conformance chaos fuzz bench servers help
+.PHONY: run build test lint docs conformance chaos presence fuzz bench servers help
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
@@ -32,6 +32,10 @@ conformance: ## The whole Autobahn suite against our framing
 chaos: servers ## Nodes and brokers that fail for a minute each, and a reconnect storm of 10,000; shorter runs are among the tests
 	CHAOS_SECONDS=$(or $(CHAOS_SECONDS),60) STORM_CLIENTS=$(or $(STORM_CLIENTS),10000) \
 		cargo test --locked -p fanfare-gateway --test e2e -- --nocapture --test-threads 1 recovery::chaos recovery::storm
+
+presence: servers ## Presence counted for half a minute, 10,000 members, a store that is away for 10 s; shorter runs are among the tests
+	PRESENCE_SECONDS=$(or $(PRESENCE_SECONDS),30) PRESENCE_MEMBERS=$(or $(PRESENCE_MEMBERS),10000) PRESENCE_AWAY=$(or $(PRESENCE_AWAY),10) \
+		cargo test --locked -p fanfare-gateway --test e2e -- --nocapture --test-threads 1 presence::
 
 fuzz: ## A minute for each fuzz target
 	fuzz/run.sh 60

@@ -8,6 +8,7 @@ mod keeper;
 pub mod memory;
 mod open;
 mod options;
+pub mod redis;
 mod roster;
 mod row;
 mod store;

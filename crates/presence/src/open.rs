@@ -12,12 +12,23 @@ use crate::{PresenceStore, StoreError, StoreEvents, StoreOptions, memory::Memory
 pub async fn open(options: &StoreOptions) -> Result<(Arc<dyn PresenceStore>, StoreEvents), StoreError> {
     match options.url.trim() {
         "memory:" | "memory://" => Ok(Memory::new().attach()),
+        // A large future, which callers need not carry.
+        url if is_redis(url) => Box::pin(crate::redis::connect(options)).await,
         _ => Err(StoreError::Configuration {
             what: "store",
             value: fanfare_broker::mask_url(&options.url),
-            allowed: "memory:".to_owned(),
+            allowed: "memory:, redis://, redis-sentinel://, redis-cluster://, or each of these with rediss for TLS"
+                .to_owned(),
         }),
     }
+}
+
+fn is_redis(url: &str) -> bool {
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    matches!(
+        scheme.strip_prefix("rediss").or_else(|| scheme.strip_prefix("redis")),
+        Some("" | "-sentinel" | "-cluster")
+    )
 }
 
 #[cfg(test)]
@@ -30,5 +41,10 @@ mod tests {
         assert_eq!(store.name(), "memory");
         let refused = open(&StoreOptions::new("memory:somewhere")).await.err();
         assert!(matches!(refused, Some(StoreError::Configuration { what: "store", .. })), "{refused:?}");
+        for url in ["redis://u:hidden@h/path", "redis-cluster://h?x=hidden", "redises://hidden@h", "nats://hidden@h"] {
+            let refused = open(&StoreOptions::new(url)).await.err().unwrap();
+            assert!(matches!(refused, StoreError::Configuration { what: "store", .. }), "{refused:?}");
+            assert!(!refused.to_string().contains("hidden"), "{refused}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use fanfare_testkit::wait_for;
 use tokio::time::{sleep_until, timeout_at};
 
 use super::{
@@ -57,6 +58,8 @@ async fn who_was_on_a_killed_node_leaves_once() {
     let gone = timeout_at((killed + allowed).into(), after.wait_stored(&store, SOON));
     gone.await.unwrap_or_else(|_| panic!("rows were left after {allowed:?}\n{}", scene.second.process().log()));
     assert_eq!(scene.store().rows_of("a").await.len(), 0);
+    let noted = async || scene.store().notes_of("a").await.is_empty().then_some(());
+    wait_for("the notes of the killed node to go", SOON, noted).await;
 
     let (mut first, mut last) = (Duration::MAX, Duration::ZERO);
     for (watcher, from) in watchers.iter().zip(&from) {
@@ -153,5 +156,5 @@ async fn who_was_on_a_frozen_node_leaves_once_and_comes_back_once() {
 
 /// By which names the first node's rows are there.
 async fn incarnations(scene: &Scene) -> std::collections::BTreeSet<String> {
-    scene.store().rows_of("a").await.iter().filter_map(|row| row.incarnation("a")).collect()
+    scene.store().rows_of("a").await.iter().map(|row| row.incarnation().to_owned()).collect()
 }

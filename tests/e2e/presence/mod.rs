@@ -46,7 +46,7 @@ fn claims(user: &str) -> Value {
         "channels": [
             { "match": "crew:**", "allow": ["subscribe", "publish", "presence", "history"] },
             { "match": "desk:**", "allow": ["subscribe"] },
-            { "match": "project:**", "allow": ["subscribe"] },
+            { "match": "project:**", "allow": ["subscribe", "presence"] },
         ],
     })
 }

@@ -9,6 +9,10 @@ fn with_own_channel() -> NodeBuilder {
     node("a", "memory:", "memory:").set("namespaces.user.subscribe", "owner").set("auto_subscribe", vec!["user:{sub}"])
 }
 
+const ALICE: &str = "alice@example.org";
+/// A point is none of the characters of a segment.
+const HERS: &str = "user:alice@example=2Eorg";
+
 async fn told_of(watcher: &Watcher, channels: usize) -> Vec<String> {
     watcher.wait("its channels", |known| known.told("system:subscribed") == channels).await;
     let known = watcher.known();
@@ -21,18 +25,18 @@ async fn told_of(watcher: &Watcher, channels: usize) -> Vec<String> {
 #[tokio::test]
 async fn every_device_of_a_user_and_nobody_else() {
     let node = with_own_channel().start().await;
-    let mut tablet = claims("alice@example.org");
+    let mut tablet = claims(ALICE);
     tablet["subscribe"] = json!(["crew:7", "project:1", "secret:1"]);
-    let phone = Watcher::connect(&node, "alice@example.org").await;
-    let tablet = Watcher::connect_with(&node, "alice@example.org", &tablet).await;
+    let phone = Watcher::connect(&node, ALICE).await;
+    let tablet = Watcher::connect_with(&node, ALICE, &tablet).await;
     let mut bob = Watcher::connect(&node, "bob").await;
-    assert_eq!(told_of(&phone, 1).await, ["user:alice@example.org"]);
-    assert_eq!(told_of(&tablet, 3).await, ["crew:7", "project:1", "user:alice@example.org"]);
+    assert_eq!(told_of(&phone, 1).await, [HERS]);
+    assert_eq!(told_of(&tablet, 3).await, ["crew:7", "project:1", HERS]);
     // What the token lists still has to be allowed.
     tablet.wait("the refusal", |known| known.told("system:error") == 1).await;
     assert_eq!(told_of(&bob, 1).await, ["user:bob"]);
 
-    node.publish(TENANT, "user:alice@example.org", r#"{"event":"for-alice"}"#).await;
+    node.publish(TENANT, HERS, r#"{"event":"for-alice"}"#).await;
     node.publish(TENANT, "user:bob", r#"{"event":"for-bob"}"#).await;
     node.publish("globex", "user:bob", r#"{"event":"for-another-bob"}"#).await;
     for device in [&phone, &tablet] {
@@ -40,12 +44,12 @@ async fn every_device_of_a_user_and_nobody_else() {
         assert_eq!(device.known().publications().len(), 1);
     }
     bob.wait("what is bob's", |known| known.count("for-bob") == 1).await;
-    let code = bob.refused(json!({ "type": "subscribe", "channel": "user:alice@example.org" })).await;
+    let code = bob.refused(json!({ "type": "subscribe", "channel": HERS })).await;
     assert_eq!(code, "FORBIDDEN");
     assert_eq!(bob.known().publications().len(), 1);
     // Who is on a channel of the token is there as if it had asked.
     let observer = Watcher::watch(&node, "observer", &["crew:7"]).await;
-    observer.wait_connections("crew:7", "alice@example.org", 1).await;
+    observer.wait_connections("crew:7", ALICE, 1).await;
 }
 
 /// A template without a user is passed over, and nothing of it is told.

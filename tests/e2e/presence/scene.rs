@@ -78,12 +78,17 @@ impl Truth {
         .await;
     }
 
-    /// Waits until exactly its rows are in the store.
+    /// Waits until exactly its rows are in the store, and users are counted so.
     pub(super) async fn wait_stored(&self, store: &Store<'_>, within: Duration) {
         wait_without("the store holds the truth", within, async || {
             let rows: BTreeSet<_> = store.rows().await.into_iter().map(|row| (row.channel, row.connection)).collect();
             let ghosts = rows.difference(&self.rows).map(|row| format!("a ghost {row:?}"));
-            ghosts.chain(self.rows.difference(&rows).map(|row| format!("a missing {row:?}"))).collect()
+            let missing = self.rows.difference(&rows).map(|row| format!("a missing {row:?}"));
+            let users = store.users().await;
+            let channels: BTreeSet<_> = users.keys().chain(self.members.keys()).collect();
+            let counts = channels.into_iter().filter(|channel| users.get(*channel) != self.members.get(*channel));
+            let counts = counts.map(|channel| format!("{channel}: users are counted as {:?}", users.get(channel)));
+            ghosts.chain(missing).chain(counts).collect()
         })
         .await;
     }

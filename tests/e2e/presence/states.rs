@@ -38,11 +38,12 @@ async fn of_the_most_active_connection() {
     observer.wait("no info", |known| known.view(CHANNEL).member("alice").is_some_and(|seen| seen.info.is_null())).await;
     desk.cut().await;
     sees(&observer, "alice", "idle").await;
-    let known = observer.known();
-    let statuses = known.view(CHANNEL).statuses(from, "alice");
-    assert_eq!(statuses, ["idle", "editing", "editing", "idle"], "an update is neither a leave nor a join");
-    assert_eq!(known.connections(CHANNEL, "alice"), 1);
-    drop(known);
+    {
+        let known = observer.known();
+        let statuses = known.view(CHANNEL).statuses(from, "alice");
+        assert_eq!(statuses, ["idle", "editing", "editing", "idle"], "an update is neither a leave nor a join");
+        assert_eq!(known.connections(CHANNEL, "alice"), 1);
+    }
     observer.assert_sound();
     let truth = Truth::of(&[], &[&observer, &phone]);
     truth.wait_seen(&[&observer, &phone], SOON).await;

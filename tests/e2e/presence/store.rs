@@ -32,22 +32,49 @@ impl Store<'_> {
     /// All rows of the tests' tenant.
     pub(super) async fn rows(&self) -> BTreeSet<StoredRow> {
         let mut rows = BTreeSet::new();
-        for key in self.keys(&format!("rt:presence:{{{TENANT}:*")).await {
-            let channel = key.split_once(&format!("{{{TENANT}:")).and_then(|(_, rest)| rest.strip_suffix('}'));
-            let channel = channel.unwrap_or_else(|| panic!("{key} names no channel")).to_owned();
-            let fields = texts(self.0.command(&["HGETALL", &key]).await);
-            for pair in fields.chunks(2) {
-                let [connection, text] = pair else { panic!("{fields:?} are no pairs") };
-                rows.insert(StoredRow { channel: channel.clone(), connection: connection.clone(), text: text.clone() });
-            }
+        for (channel, fields) in self.hashes("rt:presence:").await {
+            let row = |(connection, text)| StoredRow { channel: channel.clone(), connection, text };
+            rows.extend(fields.into_iter().map(row));
         }
         rows
+    }
+
+    /// How many connections each user is said to have on each channel.
+    pub(super) async fn users(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        let user = |(user, count): (String, String)| {
+            let user = serde_json::from_str(&user).unwrap_or_else(|error| panic!("{user:?}: {error}"));
+            (user, count.parse().expect("a number"))
+        };
+        let channels = self.hashes("rt:presence:users:").await;
+        channels.into_iter().map(|(channel, fields)| (channel, fields.into_iter().map(user).collect())).collect()
+    }
+
+    /// Where incarnations of a node are said to have rows.
+    pub(super) async fn notes_of(&self, node: &str) -> BTreeSet<String> {
+        let mut places = BTreeSet::new();
+        for key in self.keys(&format!("rt:presence:node:{node}.*")).await {
+            places.extend(texts(self.0.command(&["SMEMBERS", &key]).await));
+        }
+        places
+    }
+
+    /// The hashes of all channels of the tests' tenant, by channel.
+    async fn hashes(&self, prefix: &str) -> BTreeMap<String, Vec<(String, String)>> {
+        let mut hashes = BTreeMap::new();
+        for key in self.keys(&format!("{prefix}{{{TENANT}:*")).await {
+            let channel = key.split_once(&format!("{{{TENANT}:")).and_then(|(_, rest)| rest.strip_suffix('}'));
+            let channel = channel.unwrap_or_else(|| panic!("{key} names no channel")).to_owned();
+            let words = texts(self.0.command(&["HGETALL", &key]).await);
+            let pairs = words.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
+            hashes.insert(channel, pairs.collect());
+        }
+        hashes
     }
 
     /// Rows of all incarnations of a node, by the node's name.
     pub(super) async fn rows_of(&self, node: &str) -> BTreeSet<StoredRow> {
         let rows = self.rows().await;
-        rows.into_iter().filter(|row| row.incarnation(node).is_some()).collect()
+        rows.into_iter().filter(|row| row.node() == node).collect()
     }
 
     /// Waits until there are exactly so many rows.
@@ -101,14 +128,16 @@ impl Store<'_> {
 }
 
 impl StoredRow {
-    /// The incarnation of a node that the row names: `{node}.{16 hexadecimal digits}`.
-    pub(super) fn incarnation(&self, node: &str) -> Option<String> {
-        let name = format!("{node}.");
-        self.text.match_indices(&name).find_map(|(at, _)| {
-            let digits = self.text.get(at + name.len()..at + name.len() + 16)?;
-            let begins = at == 0 || !self.text.as_bytes()[at - 1].is_ascii_alphanumeric();
-            (begins && digits.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| format!("{name}{digits}"))
-        })
+    /// Whose row it is: `{node}.{16 hexadecimal digits}`.
+    pub(super) fn incarnation(&self) -> &str {
+        self.text.split('\n').next().expect("a text has a first line")
+    }
+
+    /// The name of the node whose row it is.
+    pub(super) fn node(&self) -> &str {
+        let (node, random) = self.incarnation().rsplit_once('.').unwrap_or_else(|| panic!("{self:?} is nobody's"));
+        assert!(random.len() == 16 && random.bytes().all(|byte| byte.is_ascii_hexdigit()), "{self:?}");
+        node
     }
 }
 

@@ -139,9 +139,9 @@ async fn under_load(fault: Fault) {
         let took = back.elapsed();
         says_stale(&nodes, false).await;
         over.store(true, Ordering::Relaxed);
-        (coming, away, truth, took)
+        (coming, away, took)
     };
-    let ((coming, away, truth, took), ()) = tokio::join!(finished, publishing);
+    let ((coming, away, took), ()) = tokio::join!(finished, publishing);
 
     // It stays so: what was in flight brings no ghost back.
     let probe = Watcher::watch(&second, "probe", &channels).await;
