@@ -143,6 +143,22 @@ async fn either_connection_that_ends_is_an_interruption() {
     }
 }
 
+/// Its sockets stay open, but it says nothing.
+#[tokio::test]
+async fn a_server_that_is_frozen_is_an_interruption() {
+    let fixture = RedisFixture::start().await;
+    let options = StoreOptions { request_timeout: Duration::from_millis(500), ..StoreOptions::new(fixture.0.url()) };
+    let mut node = Node::over(open(&options).await.unwrap());
+    node.listen(&[place("crew:1")]).await;
+    fixture.0.pause();
+    let refused = node.store.write(write("crew:1", "a", vec![row(1, "alice")], vec![])).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    node.until(|event| matches!(event, StoreEvent::Interrupted)).await;
+    fixture.0.resume();
+    node.until(|event| matches!(event, StoreEvent::Resumed)).await;
+    is_told(&mut node, "crew:1").await;
+}
+
 /// Nothing is dropped without a word.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_does_not_take_its_events_is_told_so() {
