@@ -23,7 +23,11 @@ const ALLOWED: [(&str, &[&str]); 8] = [
 /// Crates without IO, clock and randomness.
 const PURE: [&str; 2] = ["protocol", "session"];
 
-/// What would make a crate impure.
+/// What of crates/presence decides: files, or folders with all that is in them. The others are stores, and what opens them.
+const PURE_PRESENCE: [&str; 8] =
+    ["announcer.rs", "keeper", "keeper.rs", "options.rs", "roster", "roster.rs", "row.rs", "lib.rs"];
+
+/// What would make code impure.
 const IMPURE: [&str; 9] = [
     "std::net",
     "std::fs",
@@ -35,6 +39,9 @@ const IMPURE: [&str; 9] = [
     "rand::",
     "fastrand",
 ];
+
+/// The rest of crates/presence: the trait, which is async, what opens a store, and the stores.
+const STORES: [&str; 6] = ["memory", "memory.rs", "open.rs", "redis", "redis.rs", "store.rs"];
 
 /// Names of modules that say nothing.
 const EMPTY_NAMES: [&str; 4] = ["utils", "common", "core", "helpers"];
@@ -96,19 +103,60 @@ fn dependencies_run_one_way() {
 #[test]
 fn pure_crates_stay_pure() {
     for name in PURE {
-        let below = root().join("crates").join(name);
-        for path in sources(&below.join("src"), "rs") {
-            for (number, line) in lines_of(&path).iter().enumerate() {
-                let code = line.split("//").next().unwrap_or_default();
-                let found = IMPURE.iter().find(|word| code.contains(**word));
-                assert!(
-                    found.is_none(),
-                    "{}:{}: {found:?}; time and randomness are arguments here, and there is no IO",
-                    path.display(),
-                    number + 1
-                );
+        sources(&root().join("crates").join(name).join("src"), "rs").iter().for_each(|path| is_pure(path));
+    }
+}
+
+/// A file without IO, clock and randomness. Comments may speak of them.
+fn is_pure(path: &Path) {
+    for (number, line) in lines_of(path).iter().enumerate() {
+        let code = line.split("//").next().unwrap_or_default();
+        let found = IMPURE.iter().find(|word| code.contains(**word));
+        assert!(
+            found.is_none(),
+            "{}:{}: {found:?}; time and randomness are arguments here, and there is no IO",
+            path.display(),
+            number + 1
+        );
+    }
+}
+
+/// What decides about presence is tested on virtual time and against models; stores carry out.
+#[test]
+fn what_decides_about_presence_is_pure() {
+    let source = root().join("crates/presence/src");
+    for name in PURE_PRESENCE {
+        let path = source.join(name);
+        match path.is_dir() {
+            true => sources(&path, "rs").iter().for_each(|path| is_pure(path)),
+            false => is_pure(&path),
+        }
+    }
+    let known = |name: &str| PURE_PRESENCE.contains(&name) || STORES.contains(&name);
+    for entry in fs::read_dir(&source).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(known(&name), "crates/presence/src/{name} is new: say in PURE_PRESENCE or STORES what it is");
+    }
+}
+
+#[test]
+fn only_the_presence_crate_names_a_concrete_store() {
+    for name in crates().into_iter().filter(|name| name != "presence") {
+        for path in sources(&root().join("crates").join(name).join("src"), "rs") {
+            // Tests of a module may run on the store in memory, like those that stand in files of their own.
+            let text = fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            let is_test = path.file_stem().is_some_and(|stem| stem.to_str().unwrap().ends_with("tests"))
+                || path.components().any(|part| part.as_os_str() == "tests");
+            for concrete in ["fanfare_presence::memory", "fanfare_presence::redis"] {
+                assert!(is_test || !text.contains(concrete), "{} names {concrete}", path.display());
             }
         }
+    }
+    // Of all that runs in a node, main.rs alone opens one.
+    for path in sources(&root().join("crates/gateway/src"), "rs") {
+        let opens = fs::read_to_string(&path).unwrap().contains("fanfare_presence::open(");
+        assert!(!opens || path.ends_with("main.rs"), "{} opens a presence store", path.display());
     }
 }
 
