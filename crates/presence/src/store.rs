@@ -57,7 +57,8 @@ pub struct Write {
     pub place: Place,
     /// Whose rows.
     pub incarnation: Incarnation,
-    /// Rows to write, each over what the connection had there before, whatever incarnation that was of.
+    /// Rows to write, each over what the connection had there before, unless that [is of a later](Incarnation::is_later_than)
+    /// incarnation: then the write has been overtaken, and the row stays as it is.
     pub puts: Vec<Row>,
     /// Connections whose rows are to be removed, where they are of this incarnation.
     pub removes: Vec<crate::ConnectionKey>,

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use fanfare_presence::{Reap, Row, RowChange, Standing, State, User, Version, Write, Written};
+use fanfare_presence::{Incarnation, Reap, Row, RowChange, Standing, State, User, Version, Write, Written};
 
 use crate::{
     fixture::Fixture,
@@ -15,7 +15,7 @@ use crate::{
 pub(crate) async fn rows_come_back_as_they_were_written<F: Fixture>() {
     let fixture = F::start().await;
     let (one, mut two) = (Node::connect(&fixture).await, Node::connect(&fixture).await);
-    two.store.listen(&[place("crew:1")]).await.unwrap();
+    two.listen(&[place("crew:1")]).await;
     let long = format!("[\"{}\"]", "x".repeat(1_000));
     let rows: Vec<Row> = vec![
         row(0, "alice"),
@@ -48,7 +48,7 @@ pub(crate) async fn rows_come_back_as_they_were_written<F: Fixture>() {
 pub(crate) async fn a_write_that_changes_nothing_gives_no_version<F: Fixture>() {
     let fixture = F::start().await;
     let (one, mut two) = (Node::connect(&fixture).await, Node::connect(&fixture).await);
-    two.store.listen(&[place("crew:1")]).await.unwrap();
+    two.listen(&[place("crew:1")]).await;
     let nothing = Standing { version: Version { epoch: String::new(), number: 0 }, users: 0, connections: 0 };
     assert_eq!(one.standing("crew:1").await, nothing);
     // Nothing was ever written.
@@ -89,7 +89,7 @@ pub(crate) async fn a_put_is_over_what_was_there_and_a_remove_of_ones_own_only<F
     let (one, mut two) = (Node::connect(&fixture).await, Node::connect(&fixture).await);
     one.put("crew:1", "a", &[1, 2]).await;
     assert_eq!(two.remove("crew:1", "b", &[1, 2]).await.version.number, 1);
-    two.store.listen(&[place("crew:1")]).await.unwrap();
+    two.listen(&[place("crew:1")]).await;
     assert_eq!(two.put("crew:1", "b", &[2]).await.version.number, 2);
     assert_eq!(two.changed().await.2, [RowChange::Put(incarnation("b"), row(2, "u2"))]);
     assert_eq!(one.owners("crew:1").await, [(1, "a".to_owned()), (2, "b".to_owned())]);
@@ -101,6 +101,24 @@ pub(crate) async fn a_put_is_over_what_was_there_and_a_remove_of_ones_own_only<F
     let written = two.store.write(both).await.unwrap();
     assert!(written.version.number == 4 && !written.occupied && !written.vacated, "{written:?}");
     assert_eq!(one.owners("crew:1").await, [(3, "b".to_owned())]);
+}
+
+pub(crate) async fn a_put_that_was_overtaken_by_the_next_life_of_its_process_changes_nothing<F: Fixture>() {
+    let fixture = F::start().await;
+    let node = Node::connect(&fixture).await;
+    let put = async |number, connections: &[u128]| {
+        let puts = connections.iter().map(|n| row(*n, "u")).collect();
+        let incarnation = Incarnation::new("a", number);
+        node.store.write(Write { incarnation, ..write("crew:1", "a", puts, vec![]) }).await.unwrap().version.number
+    };
+    let owners =
+        async || -> Vec<Incarnation> { node.rows("crew:1").await.into_iter().map(|(owner, _)| owner).collect() };
+    let (before, after, other) = (0x1_0009, 0x1_000a, 0x0_ffff);
+    assert_eq!((put(after, &[1]).await, put(before, &[1]).await, put(before, &[1, 2]).await), (1, 1, 2));
+    assert_eq!(owners().await, [Incarnation::new("a", after), Incarnation::new("a", before)]);
+    // Of another process nothing is known.
+    put(other, &[1]).await;
+    assert_eq!(owners().await[0], Incarnation::new("a", other));
 }
 
 pub(crate) async fn occupied_and_vacated_are_told_once<F: Fixture>() {
@@ -225,7 +243,7 @@ pub(crate) async fn tenants_and_channels_share_nothing<F: Fixture>() {
     let mut node = Node::connect(&fixture).await;
     let places = [("acme", "crew:1"), ("acme", "crew:1:a"), ("acme", "crew"), ("beta", "crew:1"), ("acme1", "crew:1")];
     let places = places.map(|(tenant, channel)| place_of(tenant, channel));
-    node.store.listen(&places[3..4]).await.unwrap();
+    node.listen(&places[3..4]).await;
     for (n, place) in places.iter().enumerate() {
         let puts = vec![row(n as u128, "alice")];
         let write = Write { place: place.clone(), incarnation: incarnation("a"), puts, removes: vec![] };
