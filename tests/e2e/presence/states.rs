@@ -134,7 +134,9 @@ async fn asked_for_by_the_url() {
         // Nobody who has no name is one user with another.
         let (session, tenant) = (nobody.session(), nobody.known().system()[0]["data"]["tenant"].clone());
         assert_eq!(tenant, "default");
-        nobody.wait("snapshots", |known| ["crew:1", "crew:2"].iter().all(|channel| known.view(channel).is_known())).await;
+        nobody
+            .wait("snapshots", |known| ["crew:1", "crew:2"].iter().all(|channel| known.view(channel).is_known()))
+            .await;
         nobody.wait_connections(CHANNEL, &session, 1).await;
         assert_eq!(nobody.known().connections(CHANNEL, "ann"), 0, "she is of another tenant");
         let other = open("presence=false").await;
