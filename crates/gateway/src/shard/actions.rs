@@ -30,6 +30,7 @@ impl Shard {
             connection.counted = true;
             state.metrics.session_began();
             state.tell_connected(index);
+            self.list(state, index);
         }
         while let Some(action) = state.session(index).and_then(|session| session.poll_action()) {
             match action {
@@ -106,6 +107,7 @@ impl Shard {
         if std::mem::take(&mut state.connections[index].counted) {
             state.metrics.session_ended();
             state.tell_disconnected(session.id(), reason);
+            self.unlist(state, &session);
         }
         let (id, key) = (state.id(index), presence::key(&session));
         let Some(tenant) = session.tenant().cloned() else { return };

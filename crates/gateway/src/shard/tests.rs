@@ -69,6 +69,7 @@ impl Bench {
             publishes,
             reads: mpsc::channel(64).0,
             presence: None,
+            lists_connections: None,
             lifecycle: None,
             recovery_bytes: 1 << 20,
             inbox: shard_inbox(64).0,
