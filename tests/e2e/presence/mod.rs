@@ -6,6 +6,7 @@ mod crowded;
 mod dead_node;
 mod failover;
 mod leaves;
+mod overview;
 mod own_channel;
 mod rolling;
 mod scene;
