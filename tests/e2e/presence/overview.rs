@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use fanfare_testkit::{wait_for, wait_until};
+use fanfare_testkit::wait_for;
 use serde_json::{Value, json};
 
 use super::{TENANT, scene::Scene, watcher::Watcher};
@@ -34,8 +34,8 @@ fn places(answer: &Value) -> BTreeSet<(String, String)> {
 async fn wait_places(node: &Node, user: &str, expected: &[(&Watcher, &str)], within: Duration) {
     let expected: BTreeSet<_> =
         expected.iter().map(|(watcher, node)| (watcher.session(), (*node).to_owned())).collect();
-    wait_until(&format!("{user}'s connections are {expected:?}"), within, async || {
-        places(&get(node, &format!("connections?user={user}")).await) == expected
+    wait_for(&format!("{user}'s connections are {expected:?}"), within, async || {
+        (places(&get(node, &format!("connections?user={user}")).await) == expected).then_some(())
     })
     .await;
 }
@@ -73,7 +73,7 @@ async fn a_users_connections_are_found_from_every_node_and_go_with_them() {
     scene.second.kill();
     wait_places(&scene.first, "alice", &[(&phone, "a")], LEASE + SOON).await;
     drop((phone, tablet, eve));
-    wait_until("nothing is left", SOON, async || scene.store().rows().await.is_empty()).await;
+    wait_for("nothing is left", SOON, async || scene.store().rows().await.is_empty().then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,7 +90,10 @@ async fn channels_have_a_nodes_subscribers_and_the_clusters_members() {
         json!({ "channel": name, "node": { "subscribers": subscribers }, "cluster": cluster })
     };
     let expected = json!({ "node": "a", "channels": [channel("crew:1", 1, 1, 1), channel("crew:2", 2, 2, 3)] });
-    wait_until("all are counted", SOON, async || get(&scene.first, "channels?prefix=crew:").await == expected).await;
+    wait_for("all are counted", SOON, async || {
+        (get(&scene.first, "channels?prefix=crew:").await == expected).then_some(())
+    })
+    .await;
     let page = get(&scene.second, "channels?limit=1").await;
     assert_eq!(page, json!({ "node": "b", "channels": [channel("crew:2", 1, 2, 3)], "next": "crew:2" }));
     let rest = get(&scene.second, "channels?limit=1&after=crew:2").await;
