@@ -13,6 +13,8 @@ const RETRY: u32 = 20;
 const LONGEST_RETRY: Duration = Duration::from_millis(500);
 /// How long a renewal may be without an answer before the store counts as away.
 const SILENCE: Duration = Duration::from_secs(1);
+/// Bits that count the incarnations of one process: a later one is greater, see [`Incarnation`].
+const LIVES: u32 = 16;
 /// How long after the end of another's lease it is looked at; each node another time, so that one of them finds it.
 const LOOK_AFTER: u64 = 100;
 
@@ -22,6 +24,8 @@ pub(super) struct Lease {
     node: String,
     lease: Duration,
     random: u64,
+    /// Of the incarnation.
+    number: u64,
     incarnation: Incarnation,
     /// The lease lasts until then, as this node knows it for certain.
     held_until: Option<Duration>,
@@ -29,6 +33,8 @@ pub(super) struct Lease {
     begun: Option<Duration>,
     /// When the renewal was sent that is not answered.
     sent: Option<Duration>,
+    /// The last renewal failed.
+    has_failed: bool,
     next: Duration,
     /// Since when every renewal has succeeded.
     faultless_since: Option<Duration>,
@@ -44,18 +50,23 @@ pub(super) enum Renewed {
     Begun,
     /// The lease had ended: there is a new incarnation, which has none yet.
     Lost,
+    /// It is an incarnation's that was left meanwhile.
+    Left,
 }
 
 impl Lease {
     pub(super) fn new(node: String, lease: Duration, random: u64, now: Duration) -> Self {
+        let number = random << LIVES;
         let mut own = Self {
-            incarnation: Incarnation::new(&node, random),
+            incarnation: Incarnation::new(&node, number),
+            number,
             node,
             lease,
             random,
             held_until: None,
             begun: None,
             sent: None,
+            has_failed: false,
             next: now,
             faultless_since: None,
             dead: HashSet::new(),
@@ -74,9 +85,9 @@ impl Lease {
         self.held_until.is_some_and(|until| now + self.lease / MARGIN < until)
     }
 
-    /// Whether the store keeps silent.
+    /// Whether the store keeps silent, or fails.
     pub(super) fn is_unanswered(&self, now: Duration) -> bool {
-        self.sent.is_some_and(|sent| now.saturating_sub(sent) > SILENCE)
+        self.has_failed || self.sent.is_some_and(|sent| now.saturating_sub(sent) > SILENCE)
     }
 
     /// Whether the incarnation has no lease any more, and will never have one.
@@ -114,6 +125,7 @@ impl Lease {
 
     pub(super) fn handle_failed(&mut self, now: Duration) {
         self.sent = None;
+        self.has_failed = true;
         self.faultless_since = None;
         let pause = (self.lease / RETRY).min(LONGEST_RETRY);
         self.next = now + pause / 2 + self.up_to(pause / 2);
@@ -121,7 +133,12 @@ impl Lease {
 
     pub(super) fn handle_renewed(&mut self, now: Duration, renewal: &Renewal, leases: &Leases) -> Renewed {
         let sent = self.sent.take().unwrap_or(now);
+        self.has_failed = false;
         self.dead = leases.dead.iter().cloned().collect();
+        if renewal.incarnation != self.incarnation {
+            // It was left while this was under way.
+            return Renewed::Left;
+        }
         if !leases.held {
             self.faultless_since = None;
             self.dead.insert(renewal.incarnation.clone());
@@ -139,15 +156,28 @@ impl Lease {
         if renewal.begin { Renewed::Begun } else { Renewed::Held }
     }
 
+    /// Takes another incarnation; says which was left. Its lease ends by itself.
+    pub(super) fn leave(&mut self, now: Duration) -> Incarnation {
+        let left = self.incarnation.clone();
+        self.faultless_since = None;
+        self.begin_anew(now);
+        left
+    }
+
     fn begin_anew(&mut self, now: Duration) {
-        let random = self.draw();
-        self.incarnation = Incarnation::new(&self.node, random);
+        self.number += 1;
+        self.incarnation = Incarnation::new(&self.node, self.number);
         self.held_until = None;
         self.begun = None;
         self.next = now;
     }
 
-    pub(super) fn up_to(&mut self, longest: Duration) -> Duration {
+    /// From 0 to 1.
+    pub(super) fn fraction(&mut self) -> f64 {
+        (self.draw() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn up_to(&mut self, longest: Duration) -> Duration {
         let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
         Duration::from_millis(self.draw() % (millis + 1))
     }
