@@ -54,7 +54,7 @@ async fn drive(mut requests: mpsc::Receiver<PresenceRequest>) {
                 };
                 let mut members = vec![of(first, "gate-1"), of(second, "gate-2")];
                 members.retain(|member| query.after.as_ref().is_none_or(|after| member.user > *after));
-                let next = (members.len() > query.limit).then(|| User::Anonymous(first));
+                let next = (members.len() > query.limit).then_some(User::Anonymous(first));
                 members.truncate(query.limit);
                 let members = Some(MemberPage { members, next });
                 answer.send(Ok(Present { users: 2, connections: 2, members, version: None, stale: false })).unwrap();
