@@ -74,6 +74,8 @@ pub enum LinkEvent {
     /// All connections are there, and all that is listened to is listened to again. The server may be another one than before, or
     /// have lost its data.
     Resumed,
+    /// It was only listening that was interrupted, and it goes on: functions have been called at the same servers all the time.
+    Relistened,
 }
 
 /// The stream of a link's events, bounded by [`limits::LISTENED`].

@@ -80,7 +80,7 @@ pub(crate) struct FinishedBatch {
 
 impl Pending {
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.operations.is_empty() && self.batches.is_empty()
+        self.waiting.is_empty() && self.operations.is_empty() && self.batches.is_empty() && self.in_flight == 0
     }
 
     /// Keeps a command until the session is connected.
@@ -187,6 +187,11 @@ impl Pending {
             Operation::Subscribe { askers, .. } => Some(askers),
             other => unreachable!("making names operations that subscribe, not {other:?}"),
         }
+    }
+
+    /// Whether the snapshot of a channel is still to come.
+    pub(crate) fn waits_for_snapshot(&self, of: &Channel) -> bool {
+        self.snapshots.contains_key(of)
     }
 
     /// Nobody waits for the snapshot of a channel any more.

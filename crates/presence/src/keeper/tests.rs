@@ -213,6 +213,7 @@ fn who_comes_back_within_the_grace_has_never_been_away() {
     hand.keeper.handle_leave(hand.now, &place("crew:1"), ConnectionKey(1));
     hand.pass(3.0);
     hand.join(Row { since: 99, ..row(1, "alice") });
+    assert_eq!(hand.write(Some(2)), (vec![1], vec![]), "it is since then that it is there");
     hand.pass(10.0);
     hand.nothing();
     assert_eq!(hand.keeper.rows(), 1);
@@ -340,6 +341,22 @@ fn without_the_store_the_answer_is_stale_and_comes_at_once() {
 }
 
 #[test]
+fn who_was_only_not_told_reads_anew_and_writes_nothing() {
+    let mut hand = Hand::new();
+    hand.join(row(1, "alice"));
+    hand.note();
+    hand.write(Some(1));
+    let incarnation = hand.keeper.incarnation().clone();
+    hand.keeper.handle_watch(hand.now, &place("crew:1"), Audience::Auto);
+    hand.listened_and_read(1, vec![row(1, "alice")]);
+    hand.keeper.handle_event(hand.now, StoreEvent::Interrupted);
+    hand.keeper.handle_event(hand.now, StoreEvent::Relistened);
+    hand.read(2, vec![row(1, "alice"), row(2, "bob")]);
+    hand.nothing();
+    assert_eq!(*hand.keeper.incarnation(), incarnation);
+}
+
+#[test]
 fn a_store_that_only_keeps_silent_makes_answers_stale_too() {
     let mut hand = Hand::new();
     hand.keeper.handle_watch(hand.now, &place("crew:1"), Audience::Auto);
@@ -369,6 +386,9 @@ fn a_channel_that_nobody_watches_is_read_for_the_question_alone() {
     hand.ask(2, 10);
     hand.listened_and_read(1, vec![row(1, "alice")]);
     assert_eq!(hand.answer(2), (1, false));
+    hand.ask(3, 10);
+    assert_eq!(hand.answer(3), (1, false), "it is not read for each question");
+    hand.pass(5.0);
     assert_eq!(hand.keeper.mirrored(), 0);
     let call = hand.call();
     assert!(matches!(call, Call::Unlisten(_)), "{call:?}");
