@@ -35,10 +35,12 @@ pub enum Call {
         cursor: Option<u64>,
         limit: usize,
     },
+    /// `reading` tells which reading of the channel it belongs to.
     Read {
         place: Place,
         cursor: Option<u64>,
         limit: usize,
+        reading: u64,
     },
     Standings(Vec<Place>),
     Reap(Reap),
@@ -97,6 +99,23 @@ impl Call {
         }
     }
 
+    /// The channels that it is about, where it is this node's business whether it is done there.
+    pub(super) fn places(&self) -> &[Place] {
+        match self {
+            Self::Write(write) => std::slice::from_ref(&write.place),
+            Self::Read { place, .. } => std::slice::from_ref(place),
+            Self::Note { places, .. } | Self::Unnote { places, .. } | Self::Listen(places) => places,
+            Self::Renew(_)
+            | Self::Resign { .. }
+            | Self::UnnoteDead { .. }
+            | Self::Noted { .. }
+            | Self::Standings(_)
+            | Self::Reap(_)
+            | Self::Reaped { .. }
+            | Self::Unlisten(_) => &[],
+        }
+    }
+
     /// Has the store do it.
     pub async fn carry_out(&self, store: &dyn PresenceStore) -> Outcome {
         match self {
@@ -112,7 +131,7 @@ impl Call {
             Self::Noted { incarnation, cursor, limit } => {
                 Outcome::Noted(store.noted(incarnation, *cursor, *limit).await)
             }
-            Self::Read { place, cursor, limit } => Outcome::Read(store.read(place, *cursor, *limit).await),
+            Self::Read { place, cursor, limit, .. } => Outcome::Read(store.read(place, *cursor, *limit).await),
             Self::Standings(places) => Outcome::Standings(store.standings(places).await),
             Self::Reap(reap) => Outcome::Reaped(store.reap(reap.clone()).await),
             Self::Reaped { dead, again } => Outcome::Done(store.reaped(dead, *again).await),

@@ -35,6 +35,8 @@ pub(super) struct Mirror {
     unproven_until: Duration,
     /// A question or a call for it stands in a queue.
     pub(super) is_queued: bool,
+    /// The last call for it failed, and it is not time to try again.
+    pub(super) is_held: bool,
     /// Whom to tell; the announcer is there once there is something to compare with.
     watchers: [Watcher; 2],
     buffered: Vec<(Version, Vec<RowChange>)>,
@@ -70,6 +72,8 @@ pub(super) enum Phase {
 /// What was read so far.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
+    /// Which it is: an answer to one before, of a mirror that is gone, is none to this.
+    number: u64,
     first: Option<Version>,
     rows: Vec<(Incarnation, Row)>,
     /// Something has happened that makes it worthless.
@@ -106,6 +110,7 @@ impl Mirror {
             unproven: HashMap::new(),
             unproven_until: Duration::ZERO,
             is_queued: false,
+            is_held: false,
             watchers: Default::default(),
             buffered: Vec::new(),
             buffered_rows: 0,
@@ -236,12 +241,18 @@ impl Mirror {
         }
     }
 
-    pub(super) fn begin_reading(&mut self) {
-        self.phase = Phase::Reading(Reading::default());
+    pub(super) fn begin_reading(&mut self, number: u64) {
+        self.phase = Phase::Reading(Reading { number, ..Reading::default() });
         self.forget_buffered();
     }
 
-    /// Takes a page of a reading. Rows of the dead are passed over.
+    /// Whether this is the reading that is under way.
+    pub(super) fn reads(&self, number: u64) -> bool {
+        matches!(&self.phase, Phase::Reading(reading) if reading.number == number)
+    }
+
+    /// Takes a page of a reading. Rows of the dead are passed over, unless they were there before: those go when they are reaped, if
+    /// their node does not write them again before.
     pub(super) fn handle_page(
         &mut self,
         now: Duration,
@@ -260,15 +271,16 @@ impl Mirror {
             // The numbering began while it was read; nothing was there before.
             *first = Version { epoch: page.version.epoch.clone(), number: 0 };
         }
-        reading.rows.extend(page.rows.into_iter().filter(|(incarnation, _)| !is_dead(incarnation)));
+        let is_there = |row: &Row| self.roster.has(row.connection);
+        reading.rows.extend(page.rows.into_iter().filter(|(incarnation, row)| !is_dead(incarnation) || is_there(row)));
         match page.next {
             Some(cursor) => PageRead::More(cursor),
-            None => self.take_over(now, lease, is_dead),
+            None => self.take_over(now, lease),
         }
     }
 
     /// All pages are read: what they say, and what came meanwhile, is the roster.
-    fn take_over(&mut self, now: Duration, lease: Duration, is_dead: impl Fn(&Incarnation) -> bool) -> PageRead {
+    fn take_over(&mut self, now: Duration, lease: Duration) -> PageRead {
         let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Unread) else { return PageRead::Again };
         let Reading { first, rows, .. } = reading;
         let mut version = first.unwrap_or(Version { epoch: String::new(), number: 0 });
@@ -298,7 +310,8 @@ impl Mirror {
         for (incarnation, row) in before.rows() {
             let connection = row.connection;
             let was_believed = is_lost || unproven.contains_key(&connection);
-            if was_believed && !changed.contains(&connection) && !roster.has(connection) && !is_dead(incarnation) {
+            // Incarnations whose leases were lost count as dead before they have written anything again.
+            if was_believed && !changed.contains(&connection) && !roster.has(connection) {
                 self.unproven.insert(connection, row.user.clone());
                 roster.apply(RowChange::Put(incarnation.clone(), row));
             }
