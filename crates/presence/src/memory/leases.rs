@@ -62,6 +62,10 @@ impl LeaseTable {
         self.held.keys().chain(self.dead.keys()).cloned()
     }
 
+    pub(super) fn holders(&self, now: Instant) -> Vec<Incarnation> {
+        self.held.iter().filter(|(_, until)| **until > now).map(|(holder, _)| holder.clone()).collect()
+    }
+
     /// Finds out whose lease has ended, and forgets those who have been dead for long enough.
     fn bury(&mut self, now: Instant) {
         for (incarnation, _) in self.held.extract_if(.., |_, until| *until <= now) {
