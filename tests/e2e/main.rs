@@ -12,6 +12,7 @@ mod delivery;
 mod faults;
 mod handshake;
 mod lifecycle;
+mod lifecycle_events;
 mod metrics;
 mod msgpack;
 mod node;

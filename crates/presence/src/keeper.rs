@@ -68,6 +68,8 @@ pub struct Keeper {
     own: OwnRows,
     mirrors: HashMap<Place, Mirror>,
     reaper: Reaper,
+    /// Own incarnations before this one, until all of their rows are written anew.
+    left: Vec<Incarnation>,
     effects: VecDeque<Effect>,
     timers: BTreeSet<(Duration, Timer)>,
     /// Mirrors that need a call: to listen, or to be read.
@@ -93,6 +95,7 @@ enum Timer {
     Announce(Place),
     Patience(Place),
     Linger(Place),
+    Unproven(Place),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +115,7 @@ impl Keeper {
             own: OwnRows::default(),
             mirrors: HashMap::new(),
             reaper: Reaper::default(),
+            left: Vec::new(),
             effects: VecDeque::new(),
             timers: BTreeSet::new(),
             calls: VecDeque::new(),
@@ -236,21 +240,22 @@ impl Keeper {
             StoreEvent::Changed { place, version, changes } => {
                 let Some(mirror) = self.mirrors.get_mut(&place) else { return };
                 if !mirror.handle_change(now, version, changes) {
-                    mirror.is_confirmed = false;
+                    mirror.set_confirmed(false);
                 }
                 self.go_on(&place);
                 self.answer_waiting(&place);
             }
             StoreEvent::Interrupted => {
                 self.is_connected = false;
-                self.mirrors.values_mut().for_each(|mirror| mirror.is_confirmed = false);
+                self.mirrors.values_mut().for_each(|mirror| mirror.set_confirmed(false));
                 self.answer_all();
             }
             StoreEvent::Resumed => {
                 self.is_connected = true;
                 self.paused_until = now;
-                // What it has is not known: it may have lost anything, and have come to the same version in another way since.
-                self.own.write_anew(false);
+                // What it has is not known: it may have lost anything, removals too, and have come to the same version in another way.
+                let left = self.lease.leave(now);
+                self.begin_anew(Some(left));
                 self.read_all_anew();
             }
         }
@@ -326,11 +331,19 @@ impl Keeper {
                 Timer::Announce(place) => self.announce(&place),
                 Timer::Patience(place) => self.answer_waiting(&place),
                 Timer::Linger(place) => self.drop_if_unwatched(&place),
+                Timer::Unproven(place) => {
+                    if let Some(mirror) = self.mirrors.get_mut(&place) {
+                        mirror.end_unproven(now);
+                    }
+                    self.go_on(&place);
+                    self.answer_waiting(&place);
+                }
             }
         }
     }
 
-    /// The node goes away: rows stay, the lease is shortened to the grace, nothing more is written.
+    /// The node goes away: rows stay, the lease is shortened to the grace, nothing more is written. Those who are still there are told
+    /// and answered as before.
     pub fn handle_drain(&mut self, now: Duration) {
         self.now = now;
         if self.drain == Drain::No {
@@ -354,10 +367,9 @@ impl Keeper {
         if let Some(effect) = self.effects.pop_front() {
             return Some(effect);
         }
-        if self.drain != Drain::No {
-            return None;
-        }
-        if let Some(renewal) = self.lease.renewal(self.now) {
+        if self.drain == Drain::No
+            && let Some(renewal) = self.lease.renewal(self.now)
+        {
             return Some(Effect::Call(Call::Renew(renewal)));
         }
         if self.in_flight >= self.config.calls || self.now < self.paused_until {
@@ -370,14 +382,16 @@ impl Keeper {
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        if self.drain != Drain::No {
-            return None;
-        }
         let first = self.timers.first().map(|(at, _)| *at);
         let paused = (self.now < self.paused_until).then_some(self.paused_until);
-        let may_write = self.in_flight < self.config.calls && paused.is_none() && self.lease.may_write(self.now);
-        let paced = may_write.then(|| self.own.due()).flatten();
-        [first, paused, self.lease.due(), paced].into_iter().flatten().min()
+        let renewal = self.lease.due().filter(|_| self.drain == Drain::No);
+        let is_free = self.in_flight < self.config.calls && paused.is_none();
+        let paced = (is_free && self.may_write()).then(|| self.own.due()).flatten();
+        [first, paused, renewal, paced].into_iter().flatten().min()
+    }
+
+    fn may_write(&self) -> bool {
+        self.drain == Drain::No && self.lease.may_write(self.now)
     }
 
     /// What is done at the store next; renewals come before all of it.
@@ -389,7 +403,7 @@ impl Keeper {
             let count = self.standings.len().min(PLACES_PER_CALL);
             return Some(Call::Standings(self.standings.drain(..count).collect()));
         }
-        if self.lease.may_write(self.now) {
+        if self.may_write() {
             if let Some(call) = self.reaper.next_call() {
                 return Some(call);
             }
@@ -435,18 +449,40 @@ impl Keeper {
     fn handle_renewed(&mut self, renewal: &Renewal, leases: Option<&Leases>) {
         let Some(leases) = leases else { return self.lease.handle_failed(self.now) };
         match self.lease.handle_renewed(self.now, renewal, leases) {
-            Renewed::Held | Renewed::Begun => leases.reap.iter().for_each(|dead| self.reaper.begin(dead.clone())),
-            Renewed::Lost => {
-                self.reaper.stop();
-                // What the old one wrote too late, or was not reaped of before, goes once the new one has its lease.
-                if !renewal.begin {
-                    self.reaper.begin(renewal.incarnation.clone());
+            Renewed::Held | Renewed::Begun => {
+                for dead in &leases.reap {
+                    if !self.left.contains(dead) {
+                        self.reaper.begin(dead.clone());
+                    }
                 }
-                self.own.write_anew(true);
+            }
+            Renewed::Lost => {
+                self.begin_anew((!renewal.begin).then(|| renewal.incarnation.clone()));
                 self.doubt_all();
             }
+            Renewed::Left => {}
         }
+        self.reap_left();
         self.answer_all();
+    }
+
+    /// There is a new incarnation, which has nothing yet. What the left one has that the new one does not write goes later.
+    fn begin_anew(&mut self, left: Option<Incarnation>) {
+        self.reaper.stop();
+        self.left.extend(left);
+        self.own.write_anew();
+    }
+
+    /// Removes what own incarnations have left that were lost: not before everything is written anew, or all of it would go first.
+    /// One whose lease has not ended is left to itself until it has.
+    fn reap_left(&mut self) {
+        if !self.left.is_empty() && self.own.is_proven() && self.lease.may_write(self.now) {
+            for left in self.left.drain(..) {
+                if self.lease.is_dead(&left) {
+                    self.reaper.begin(left);
+                }
+            }
+        }
     }
 
     fn handle_reaped(&mut self, reap: Reap, result: Option<Reaped>) {
@@ -484,7 +520,7 @@ impl Keeper {
             Some(page) => {
                 let lease = &self.lease;
                 if let PageRead::More(cursor) =
-                    mirror.handle_page(self.now, page, |incarnation| lease.is_dead(incarnation))
+                    mirror.handle_page(self.now, self.config.lease, page, |incarnation| lease.is_dead(incarnation))
                 {
                     self.in_flight += 1;
                     let call = Call::Read { place: place.clone(), cursor: Some(cursor), limit: ROWS_PER_READ };
@@ -513,7 +549,7 @@ impl Keeper {
             let Some(mirror) = self.mirrors.get_mut(place) else { continue };
             match standing {
                 None => self.standings.push_back(place.clone()),
-                Some(standing) if mirror.version() == Some(&standing.version) => mirror.is_confirmed = true,
+                Some(standing) if mirror.version() == Some(&standing.version) => mirror.set_confirmed(true),
                 Some(_) => {
                     mirror.handle_doubt();
                 }
@@ -539,7 +575,10 @@ impl Keeper {
     /// Sees to it that a mirror gets the call that it needs, and is woken when it has something to tell.
     fn go_on(&mut self, place: &Place) {
         let Some(mirror) = self.mirrors.get_mut(place) else { return };
-        mirror.prepare(self.config.batch, self.config.max_named);
+        let owed = mirror.prepare(self.config.batch, self.config.max_named);
+        if let Some(due) = mirror.unproven_until() {
+            self.timers.insert((due, Timer::Unproven(place.clone())));
+        }
         let wants_call = matches!(mirror.phase, Phase::Unlistened | Phase::Unread);
         if wants_call && !mirror.is_queued && !self.unlistening.contains(place) {
             mirror.is_queued = true;
@@ -548,11 +587,15 @@ impl Keeper {
         if let Some(due) = mirror.due() {
             self.timers.insert((due, Timer::Announce(place.clone())));
         }
+        for (audience, version) in owed {
+            let told = self.snapshot(place, version).into_iter().collect();
+            self.effects.push_back(Effect::Announce { place: place.clone(), audience, told });
+        }
     }
 
     fn read_all_anew(&mut self) {
         for mirror in self.mirrors.values_mut() {
-            mirror.is_confirmed = false;
+            mirror.set_confirmed(false);
             mirror.handle_doubt();
         }
         let places: Vec<Place> = self.mirrors.keys().cloned().collect();
@@ -564,7 +607,7 @@ impl Keeper {
         self.standings.clear();
         self.standings.extend(self.counting.keys().cloned());
         for (place, mirror) in &mut self.mirrors {
-            mirror.is_confirmed = false;
+            mirror.set_confirmed(false);
             if !self.counting.contains_key(place) {
                 self.standings.push_back(place.clone());
             }
@@ -582,20 +625,10 @@ impl Keeper {
                 told.push(match announcement {
                     Announcement::Change(change) => Told::Change(change),
                     Announcement::Count(counts) => Told::Count(counts),
-                    Announcement::Snapshot(version) => {
-                        let query = Query {
-                            place: place.clone(),
-                            audience: None,
-                            snapshot: false,
-                            after: None,
-                            limit: self.config.max_named,
-                            bytes: self.config.snapshot_bytes,
-                        };
-                        let stale = self.is_stale(place);
-                        let Some(mirror) = self.mirrors.get(place) else { return };
-                        let answer = Answer { version: Some(version), ..answer(&mirror.roster, &query, stale) };
-                        Told::Snapshot(Box::new(answer))
-                    }
+                    Announcement::Snapshot(version) => match self.snapshot(place, version) {
+                        Some(snapshot) => snapshot,
+                        None => return,
+                    },
                 });
             }
             if !told.is_empty() {
@@ -603,6 +636,22 @@ impl Keeper {
             }
         }
         self.go_on(place);
+    }
+
+    /// What everybody who watches is shown.
+    fn snapshot(&self, place: &Place, version: u64) -> Option<Told> {
+        let limit = self.config.max_named;
+        let query = Query {
+            place: place.clone(),
+            audience: None,
+            snapshot: false,
+            after: None,
+            limit,
+            bytes: self.config.snapshot_bytes,
+        };
+        let mirror = self.mirrors.get(place)?;
+        let answer = Answer { version: Some(version), ..answer(&mirror.roster, &query, self.is_stale(place)) };
+        Some(Told::Snapshot(Box::new(answer)))
     }
 
     /// A mirror that nobody watches lingers for a while; one that was made for a question goes with its answer.

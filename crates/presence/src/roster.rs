@@ -141,6 +141,11 @@ impl Roster {
         users.filter_map(|user| self.changed(user.clone(), before.member(user))).collect()
     }
 
+    /// Whether a connection is there.
+    pub fn has(&self, connection: ConnectionKey) -> bool {
+        self.rows.contains_key(&connection)
+    }
+
     /// All rows, in no order.
     pub fn rows(&self) -> impl Iterator<Item = (&Incarnation, Row)> {
         self.rows.iter().map(|(connection, kept)| {

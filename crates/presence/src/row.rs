@@ -19,7 +19,7 @@ pub struct Place {
 pub struct ConnectionKey(pub u128);
 
 /// One life of a node, as the store knows it: `{node}.{16 hexadecimal digits}`, of `A-Z a-z 0-9 _ - .`. A node that lost its lease
-/// takes a new one, so that it cannot come back as the one that was reaped.
+/// takes a new one, so that it cannot come back as the one that was reaped. Of one process a later one is greater as text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Incarnation(Arc<str>);
 
@@ -114,14 +114,14 @@ impl fmt::Display for ConnectionKey {
 }
 
 impl Incarnation {
-    /// A new life of the node. `random` tells it from every other.
-    pub fn new(node: &str, random: u64) -> Self {
+    /// A life of the node. `number` tells it from every other, and is greater than those of the process before.
+    pub fn new(node: &str, number: u64) -> Self {
         let node: String = node
             .chars()
             .map(|char| if char.is_ascii_alphanumeric() || matches!(char, '_' | '-' | '.') { char } else { '_' })
             .take(64)
             .collect();
-        Self(format!("{node}.{random:016x}").into())
+        Self(format!("{node}.{number:016x}").into())
     }
 
     /// Reads what a store gave.

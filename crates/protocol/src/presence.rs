@@ -19,6 +19,18 @@ pub enum Watch {
     Names,
 }
 
+impl Watch {
+    /// What `presence` of a query says: `true`, `false` or `names`.
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "true" => Some(Self::Snapshot),
+            "false" => Some(Self::Off),
+            "names" => Some(Self::Names),
+            _ => None,
+        }
+    }
+}
+
 /// Who is on a channel?
 #[derive(Debug)]
 pub struct PresenceCommand {

@@ -184,8 +184,10 @@ fn close_code(code: ErrorCode) -> (CloseCode, &'static str) {
 
 #[cfg(test)]
 mod tests {
+    use fanfare_protocol::CommandKind;
+
     use super::*;
-    use crate::{Completion, fixture::*};
+    use crate::{ChannelTemplate, Completion, OpId, SessionConfig, Start, fixture::*};
 
     fn refused(code: ErrorCode) -> Completion {
         Completion::Authenticated(Err(ErrorBody::new(code, "why")))
@@ -344,7 +346,7 @@ mod tests {
 
     #[test]
     fn the_handshake_names_fifty_channels_at_most() {
-        let mut driver = Driver::new(crate::SessionConfig { max_subscriptions: 100, ..config() });
+        let mut driver = Driver::new(SessionConfig { max_subscriptions: 100, ..config() });
         let names: Vec<String> = (0..52).map(|number| format!("open:{number}")).collect();
         driver.shake(None, &names.iter().map(String::as_str).collect::<Vec<_>>());
         let actions = driver.actions();
@@ -365,7 +367,7 @@ mod tests {
         let mut driver = Driver::new(token_config());
         driver.send(1, connect(Some("t")));
         driver.send(2, subscribe("project:a"));
-        driver.send(3, fanfare_protocol::CommandKind::Ping { active: false });
+        driver.send(3, CommandKind::Ping { active: false });
         driver.send(4, publish("project:a"));
         driver.send(5, subscribe("project:b"));
         assert_eq!(
@@ -459,5 +461,85 @@ mod tests {
     fn who_has_connected_in_time_is_not_closed() {
         let mut driver = Driver::anonymous();
         assert_eq!(driver.at(5_000), []);
+    }
+
+    fn automatic(templates: &[&str], anonymous: bool) -> SessionConfig {
+        let auto_subscribe = templates.iter().map(|text| ChannelTemplate::parse(text).unwrap()).collect();
+        let config = if anonymous { config() } else { token_config() };
+        SessionConfig { auto_subscribe, max_subscriptions: 10, ..config }
+    }
+
+    fn of_token(names: &[&str]) -> Box<Grant> {
+        let subscribe = names.iter().map(|name| (*name).into()).collect();
+        Box::new(Grant { subscribe, ..*grant(&["project:*"], None) })
+    }
+
+    #[test]
+    fn the_configuration_and_the_token_name_channels_for_everyone() {
+        let mut driver = Driver::new(automatic(&["user:{sub}", "open:all"], false));
+        driver.send(1, connect(Some("t")));
+        driver.actions();
+        driver.complete(1, authenticated(of_token(&["project:1", "open:all", "other:1"])));
+        assert_eq!(
+            driver.actions(),
+            [
+                reply(1, Reply::Connected(connected(Some("alice"), None))),
+                to_subscribe(2, "user:alice"),
+                to_subscribe(3, "open:all"),
+                to_subscribe(4, "project:1"),
+                push_error(
+                    Some("other:1"),
+                    ErrorCode::Forbidden,
+                    "the token has no claim that allows subscribe on all of other:1"
+                ),
+            ]
+        );
+        driver.complete(2, made());
+        let told = fanfare_protocol::Subscribed { channel: "user:alice".into(), ..Default::default() };
+        assert_eq!(driver.actions(), [push(Push::Subscribed(told))]);
+        assert!(driver.session.grant().unwrap().subscribe.is_empty(), "not needed any more");
+    }
+
+    #[test]
+    fn who_has_no_name_has_no_channel_of_it() {
+        let mut driver = Driver::new(automatic(&["user:{sub}", "open:all"], true));
+        driver.send(1, subscribe("open:a"));
+        assert_eq!(driver.actions(), [to_subscribe(1, "open:a"), to_subscribe(2, "open:all")]);
+        driver.send(2, subscribe("open:b"));
+        assert_eq!(driver.actions(), [to_subscribe(3, "open:b")], "once");
+        let mut driver = Driver::new(automatic(&["user:{sub}", "open:all"], true));
+        driver.send(1, connect(None));
+        assert_eq!(driver.actions()[1..], [to_subscribe(1, "open:all")]);
+    }
+
+    #[test]
+    fn what_the_client_asks_for_itself_goes_before() {
+        let since = || Start { since: Some(at(41)), rewind: 0 };
+        let asked = || Asked { name: "diary:alice".into(), start: since(), ..Asked::default() };
+        let mut driver = Driver::new(automatic(&["diary:{sub}"], false));
+        driver.send(1, connect(Some("t")));
+        driver.send(2, CommandKind::Subscribe(asked()));
+        driver.complete(1, authenticated(of_token(&["diary:alice"])));
+        let begun = Action::Subscribe { op: OpId(2), topic: topic("diary:alice"), start: since() };
+        assert_eq!(driver.actions()[2..], [begun]);
+        let mut driver = Driver::new(automatic(&["diary:{sub}"], false));
+        driver.session.handle_handshake(driver.time(), Handshake { token: Some("t".into()), channels: vec![asked()] });
+        driver.complete(1, authenticated(of_token(&[])));
+        let begun = Action::Subscribe { op: OpId(2), topic: topic("diary:alice"), start: since() };
+        assert_eq!(driver.actions()[2..], [begun]);
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_for_a_channel_is_told() {
+        let mut driver = Driver::new(automatic(&["user:{sub}"], false));
+        driver.send(1, connect(Some("t")));
+        let user = "x".repeat(65);
+        driver.complete(1, authenticated(Box::new(Grant { user: Some(user.clone().into()), ..*of_token(&[]) })));
+        let told = push_error(
+            Some(&format!("user:{user}")),
+            ErrorCode::BadRequest,
+            "segment 1 has 65 bytes; allowed are 1 to 64",
+        );
+        assert_eq!(driver.actions()[2..], [told]);
     }
 }

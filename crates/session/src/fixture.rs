@@ -3,13 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use fanfare_protocol::{
-    Channel, ClientMessage, CloseCode, Command, CommandKind, Connected, Epoch, ErrorBody, ErrorCode, Pattern, Position,
-    PublishCommand, Push, Reply, ServerMessage, Subscribed, SubscriptionOutcome, Tenant, Topic,
+    Channel, ClientMessage, CloseCode, Command, CommandKind, Connected, Epoch, ErrorBody, ErrorCode, Info, Pattern,
+    Position, PresenceReply, PublishCommand, Push, Reply, ServerMessage, SignalCommand, Subscribed,
+    SubscriptionOutcome, Tenant, Topic, Watch,
 };
+use serde_json::value::RawValue;
 
 use crate::{
-    Access, Action, Allow, Asked, Completion, Grant, Granted, Handshake, Namespace, NamespaceTable, OpId, Permission,
-    Session, SessionConfig, SessionId, Start, Time,
+    Access, Action, Allow, Asked, Completion, Grant, Granted, Handshake, JoinAction, Namespace, NamespaceTable, OpId,
+    Permission, PresenceAction, PresenceWord, PresentAction, Session, SessionConfig, SessionId, SignalAction, Start,
+    Time, Watching,
 };
 
 /// The id of every session here, as it is on the wire.
@@ -24,6 +27,7 @@ pub(crate) struct Driver {
 /// Namespaces for every kind of access; anonymous clients are allowed.
 pub(crate) fn config() -> SessionConfig {
     let kept = |namespace| Namespace { history: true, ..namespace };
+    let with_members = |namespace, signal| Namespace { presence: true, signal, ..namespace };
     let namespace = |subscribe, publish, patterns| Namespace { subscribe, publish, patterns, ..Namespace::default() };
     SessionConfig {
         namespaces: NamespaceTable {
@@ -35,6 +39,13 @@ pub(crate) fn config() -> SessionConfig {
                 ("log".into(), kept(namespace(Access::Anyone, Access::Anyone, true))),
                 ("ledger".into(), kept(namespace(Access::Token, Access::Token, true))),
                 ("diary".into(), kept(namespace(Access::Owner, Access::Owner, false))),
+                ("crew".into(), with_members(namespace(Access::Anyone, Access::Anyone, true), Access::Anyone)),
+                ("team".into(), with_members(namespace(Access::Token, Access::Token, true), Access::Token)),
+                ("desk".into(), with_members(namespace(Access::Owner, Access::Owner, false), Access::Owner)),
+                (
+                    "stage".into(),
+                    Namespace { signal: Access::Subscribers, ..namespace(Access::Anyone, Access::None, true) },
+                ),
                 ("closed".into(), namespace(Access::None, Access::None, false)),
             ]
             .into(),
@@ -126,7 +137,7 @@ impl Driver {
             self.send(2_000, subscribe(name));
             let ops: Vec<OpId> = self.actions().iter().filter_map(subscribe_op).collect();
             self.complete(ops[0].0, made());
-            assert_eq!(self.actions(), [reply(2_000, subscribed(name))]);
+            assert_eq!(self.actions()[0], reply(2_000, subscribed(name)));
         }
         self
     }
@@ -185,6 +196,15 @@ pub(crate) fn subscribe_many(channels: &[&str]) -> CommandKind {
     CommandKind::SubscribeMany { channels: asked(channels) }
 }
 
+pub(crate) fn subscribe_watching(channel: &str, watch: Watch) -> CommandKind {
+    CommandKind::Subscribe(Asked { name: channel.into(), watch, ..Asked::default() })
+}
+
+/// Without data.
+pub(crate) fn signal(channel: &str, event: &str) -> CommandKind {
+    CommandKind::Signal(Box::new(SignalCommand { channel: channel.into(), event: event.into(), data: None }))
+}
+
 pub(crate) fn unsubscribe(channel: &str) -> CommandKind {
     CommandKind::Unsubscribe { channel: channel.into() }
 }
@@ -232,6 +252,53 @@ pub(crate) fn to_subscribe(op: u32, name: &str) -> Action {
 
 pub(crate) fn to_unsubscribe(name: &str) -> Action {
     Action::Unsubscribe { topic: topic(name) }
+}
+
+/// A member that does what every new one does.
+pub(crate) fn to_join(name: &str, watch: Watching) -> Action {
+    to_join_with(name, watch, None)
+}
+
+pub(crate) fn to_join_with(name: &str, watch: Watching, info: Option<&str>) -> Action {
+    let (channel, state) = (channel(name), PresenceWord::Online);
+    Action::Join(Box::new(JoinAction { channel, watch, state, info: info.map(self::info) }))
+}
+
+pub(crate) fn to_present(name: &str, state: &str, info: Option<&str>) -> Action {
+    let state = PresenceWord::parse(state).unwrap();
+    Action::Present(Box::new(PresentAction { channel: channel(name), state, info: info.map(self::info) }))
+}
+
+pub(crate) fn to_take_snapshot(op: u32, name: &str, watch: Watching) -> Action {
+    let (op, channel) = (OpId(op), channel(name));
+    Action::Presence(Box::new(PresenceAction { op, channel, watch, snapshot: true, after: None, limit: 50 }))
+}
+
+/// Of a sender without a token.
+pub(crate) fn to_signal(name: &str, event: &str, data: &str) -> Action {
+    let body = format!(r#"{{"event":"{event}","data":{{"userId":"{ID}","anonymous":true{data}}},"exclude":["{ID}"]}}"#);
+    Action::Signal(Box::new(SignalAction { channel: channel(name), body: body.into() }))
+}
+
+pub(crate) fn channel(name: &str) -> Channel {
+    Channel::parse(name).unwrap()
+}
+
+pub(crate) fn info(json: &str) -> Info {
+    RawValue::from_string(json.to_owned()).unwrap().into()
+}
+
+/// Who is there, as the edge answers.
+pub(crate) fn who(name: &str, users: u64) -> PresenceReply {
+    PresenceReply {
+        channel: name.into(),
+        users,
+        connections: users,
+        members: None,
+        next: None,
+        version: None,
+        stale: false,
+    }
 }
 
 /// An event `e` without data.
@@ -292,7 +359,7 @@ pub(crate) fn connected(user: Option<&str>, expires_in_ms: Option<u64>) -> Conne
     Connected {
         session: ID.into(),
         protocol: 1,
-        features: vec!["history"],
+        features: vec!["history", "presence", "signal"],
         user: user.map(Into::into),
         tenant: "acme".into(),
         expires_in_ms,

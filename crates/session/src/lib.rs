@@ -4,6 +4,7 @@
 //! `handle_timeout` when `poll_timeout` says. Time is an argument, so tests run on virtual time.
 
 mod action;
+mod asking;
 mod channel;
 mod config;
 mod connecting;

@@ -26,6 +26,8 @@ pub(crate) struct Pending {
     operations: HashMap<OpId, Operation>,
     /// The operations that make a subscription, by what they subscribe to.
     making: BTreeMap<Topic, OpId>,
+    /// The operations that take a snapshot, by its channel.
+    snapshots: BTreeMap<Channel, OpId>,
     /// Lists whose outcomes are not all there. Their ops are not the edge's.
     batches: HashMap<OpId, Batch>,
     /// Names in `batches`.
@@ -137,8 +139,10 @@ impl Pending {
                 self.in_flight += askers.iter().filter(|asker| matches!(asker, Asker::Command { .. })).count();
                 self.making.insert(topic.clone(), op);
             }
-            // One for each channel at most.
-            Operation::Snapshot { .. } | Operation::Connect(_) | Operation::Refresh { .. } => {}
+            Operation::Snapshot { channel } => {
+                self.snapshots.insert(channel.clone(), op);
+            }
+            Operation::Connect(_) | Operation::Refresh { .. } => {}
         }
         self.operations.insert(op, operation);
     }
@@ -168,7 +172,10 @@ impl Pending {
             Operation::Subscribe { topic, .. } => {
                 self.making.remove(topic);
             }
-            Operation::Snapshot { .. } | Operation::Connect(_) | Operation::Refresh { .. } => {}
+            Operation::Snapshot { channel } => {
+                self.snapshots.remove(channel);
+            }
+            Operation::Connect(_) | Operation::Refresh { .. } => {}
         }
         Some(operation)
     }
@@ -184,7 +191,9 @@ impl Pending {
 
     /// Nobody waits for the snapshot of a channel any more.
     pub(crate) fn forget_snapshot(&mut self, of: &Channel) {
-        self.operations.retain(|_, operation| !matches!(operation, Operation::Snapshot { channel } if channel == of));
+        if let Some(op) = self.snapshots.get(of).copied() {
+            self.finish(op);
+        }
     }
 
     /// A single `subscribe` has been answered.

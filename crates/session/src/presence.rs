@@ -1,13 +1,10 @@
-//! Who is there: a session as a member of its channels, what it watches, and the command `presence`.
+//! Who is there: a session as a member of its channels, and what it is told of the others.
 
-use fanfare_protocol::{
-    Channel, ErrorBody, ErrorCode, Info, PresenceCommand, PresenceReply, Push, Reply, Topic, Watch, limits,
-};
+use fanfare_protocol::{Channel, ErrorBody, ErrorCode, Info, Push, Topic, Watch};
 
 use crate::{
-    Action, JoinAction, PresenceAction, Session, Time, Watching,
+    Action, JoinAction, Session, Time, Watching,
     members::Members,
-    pending::Operation,
     permission::{check_presence, no_presence},
     rate::Rate,
     signals::Held,
@@ -30,39 +27,6 @@ pub(crate) struct Presence {
 }
 
 impl Session {
-    /// Asks who is on a channel, where the namespace and the grant allow it.
-    pub(crate) fn presence(&mut self, id: u64, command: PresenceCommand) {
-        match self.check_presence_command(&command) {
-            Ok((channel, limit)) => {
-                let op = self.begin(Operation::Presence { id });
-                let watch = self.watching(&channel);
-                let after = command.after;
-                self.act(Action::Presence(Box::new(PresenceAction {
-                    op,
-                    channel,
-                    watch,
-                    snapshot: false,
-                    after,
-                    limit,
-                })));
-            }
-            Err(error) => self.reply(id, Err(error)),
-        }
-    }
-
-    /// The answer to the command is there, or not.
-    pub(crate) fn presence_read(&mut self, id: u64, result: Result<PresenceReply, ErrorBody>) {
-        self.reply(id, result.map(Reply::Presence));
-    }
-
-    /// A snapshot is there, or not. One whose subscription has ended is not waited for any more.
-    pub(crate) fn snapshot_read(&mut self, channel: &Channel, result: Result<PresenceReply, ErrorBody>) {
-        self.push(match result {
-            Ok(snapshot) => Push::PresenceSnapshot(snapshot),
-            Err(error) => Push::Error { channel: Some(channel.to_string()), error },
-        });
-    }
-
     /// What the session is told of a channel on which it is a member.
     pub fn watching(&self, channel: &Channel) -> Watching {
         let member = self.presence.as_ref().and_then(|presence| presence.members.get(channel));
@@ -189,56 +153,279 @@ impl Session {
             })
         })
     }
-
-    fn ask_snapshot(&mut self, channel: &Channel, watch: Watch) {
-        if !matches!(watch, Watch::Snapshot | Watch::Names) {
-            return;
-        }
-        self.forget_snapshot(channel);
-        let op = self.begin(Operation::Snapshot { channel: channel.clone() });
-        let (watch, limit) = (self.watching(channel), self.config.presence_page);
-        let channel = channel.clone();
-        self.act(Action::Presence(Box::new(PresenceAction { op, channel, watch, snapshot: true, after: None, limit })));
-    }
-
-    fn forget_snapshot(&mut self, channel: &Channel) {
-        if let Some(pending) = &mut self.pending {
-            pending.forget_snapshot(channel);
-        }
-        self.pending.take_if(|pending| pending.is_empty());
-    }
-
-    fn check_presence_command(&self, command: &PresenceCommand) -> Result<(Channel, usize), ErrorBody> {
-        let bad_request = |message: String| ErrorBody::new(ErrorCode::BadRequest, message);
-        self.room_for_command()?;
-        let channel = crate::channel::parse(&command.channel, "members are of one channel")?;
-        let grant = self.grant().expect("commands run only once connected");
-        check_presence(&self.config.namespaces, grant, &channel)?;
-        if !self.config.namespaces.get(channel.namespace()).presence {
-            return Err(no_presence("presence", channel.namespace()));
-        }
-        let allowed = self.config.presence_page;
-        let limit = match command.limit {
-            None => allowed.min(limits::PRESENCE_MEMBERS),
-            Some(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
-        };
-        if !(1..=allowed).contains(&limit) {
-            let message = format!("limit is {limit}; allowed are 1 to {allowed}");
-            let code = if limit == 0 { ErrorCode::BadRequest } else { ErrorCode::LimitExceeded };
-            return Err(ErrorBody::new(code, message));
-        }
-        if command.after.as_deref().is_some_and(|after| !is_cursor(after)) {
-            return Err(bad_request("after must be what next named: \"u:…\" or \"a:…\"".to_owned()));
-        }
-        Ok((channel, if command.counts { 0 } else { limit }))
-    }
 }
 
-/// Whom a page goes on behind: a user, or the session of an anonymous member.
-fn is_cursor(text: &str) -> bool {
-    match text.split_once(':') {
-        Some(("u", user)) => !user.is_empty(),
-        Some(("a", session)) => session.len() == 32 && session.bytes().all(|byte| byte.is_ascii_hexdigit()),
-        _ => false,
+#[cfg(test)]
+mod tests {
+    use fanfare_protocol::{CommandKind, Pattern, Reply, Subscribed};
+
+    use super::*;
+    use crate::{Allow, Asked, Completion, Grant, Granted, Handshake, Permission, fixture::*};
+
+    fn snapshot(driver: &mut Driver, op: u32, name: &str, users: u64) -> Vec<Action> {
+        driver.complete(op, Completion::Presence(Ok(who(name, users).into())));
+        driver.actions()
+    }
+
+    fn told(name: &str, users: u64) -> Action {
+        push(Push::PresenceSnapshot(who(name, users)))
+    }
+
+    fn told_subscribed(name: &str) -> Action {
+        push(Push::Subscribed(Subscribed { channel: name.into(), ..Subscribed::default() }))
+    }
+
+    /// `alice`, who may do this on all of `team`.
+    fn of_team(allow: Allow) -> Box<Grant> {
+        let permissions = [Permission { pattern: Pattern::parse("team:**").unwrap(), allow }].into();
+        Box::new(Grant { user: Some("alice".into()), permissions, ..Grant::anonymous(tenant()) })
+    }
+
+    fn list(channels: &[(&str, Watch)]) -> CommandKind {
+        let asked = |(name, watch): &(&str, Watch)| Asked { name: (*name).into(), watch: *watch, ..Asked::default() };
+        CommandKind::SubscribeMany { channels: channels.iter().map(asked).collect() }
+    }
+
+    #[test]
+    fn a_subscriber_is_a_member_once_it_was_told() {
+        let mut driver = Driver::anonymous();
+        driver.send(1, subscribe("crew:1"));
+        assert_eq!(driver.actions(), [to_subscribe(1, "crew:1")]);
+        assert!(driver.session.presence.is_none());
+        driver.complete(1, made());
+        assert_eq!(driver.actions(), [reply(1, subscribed("crew:1")), to_join("crew:1", Watching::Auto)]);
+        assert_eq!(driver.session.watching(&channel("crew:1")), Watching::Auto);
+        driver.send(2, unsubscribe("crew:1"));
+        assert_eq!(driver.actions(), [to_unsubscribe("crew:1"), reply(2, done())]);
+        assert_eq!(driver.session.watching(&channel("crew:1")), Watching::Nobody);
+    }
+
+    #[test]
+    fn without_presence_and_by_a_pattern_there_are_no_members() {
+        let mut driver = Driver::anonymous();
+        for (op, name) in [(1, "open:a"), (2, "crew:*")] {
+            driver.send(1, subscribe(name));
+            driver.complete(op, made());
+            assert_eq!(driver.actions(), [to_subscribe(op, name), reply(1, subscribed(name))]);
+        }
+        assert!(driver.session.presence.is_none());
+    }
+
+    #[test]
+    fn a_snapshot_follows_the_reply_and_a_member_may_want_to_hear_nothing() {
+        let mut driver = Driver::anonymous();
+        for (watch, watching) in [(Watch::Snapshot, Watching::Auto), (Watch::Names, Watching::Names)] {
+            driver.send(1, subscribe_watching("crew:1", watch));
+            let Some(Action::Subscribe { op, .. }) = driver.actions().pop() else { panic!("nothing is subscribed") };
+            driver.complete(op.0, made());
+            assert_eq!(
+                driver.actions(),
+                [
+                    reply(1, subscribed("crew:1")),
+                    to_join("crew:1", watching),
+                    to_take_snapshot(op.0 + 1, "crew:1", watching)
+                ]
+            );
+            assert_eq!(snapshot(&mut driver, op.0 + 1, "crew:1", 3), [told("crew:1", 3)]);
+            driver.send(2, unsubscribe("crew:1"));
+            driver.actions();
+        }
+        driver.send(3, subscribe_watching("crew:2", Watch::Off));
+        driver.complete(5, made());
+        assert_eq!(driver.actions()[1..], [reply(3, subscribed("crew:2")), to_join("crew:2", Watching::Nobody)]);
+        assert!(driver.session.pending.is_none());
+    }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_had_is_told() {
+        let mut driver = Driver::anonymous();
+        driver.send(1, subscribe_watching("crew:1", Watch::Snapshot));
+        driver.complete(1, made());
+        driver.actions();
+        driver.complete(2, Completion::Presence(Err(ErrorBody::new(ErrorCode::Unavailable, "away"))));
+        assert_eq!(driver.actions(), [push_error(Some("crew:1"), ErrorCode::Unavailable, "away")]);
+    }
+
+    #[test]
+    fn a_snapshot_of_an_earlier_subscription_never_comes() {
+        let mut driver = Driver::anonymous();
+        driver.send(1, subscribe_watching("crew:1", Watch::Snapshot));
+        driver.complete(1, made());
+        driver.send(2, unsubscribe("crew:1"));
+        assert!(driver.session.pending.is_none());
+        driver.send(3, subscribe_watching("crew:1", Watch::Snapshot));
+        driver.complete(3, made());
+        driver.actions();
+        assert_eq!(snapshot(&mut driver, 2, "crew:1", 1), []);
+        assert_eq!(snapshot(&mut driver, 4, "crew:1", 2), [told("crew:1", 2)]);
+        driver.send(4, subscribe_watching("crew:2", Watch::Snapshot));
+        driver.complete(5, made());
+        driver.actions();
+        let gone = ErrorBody::new(ErrorCode::Unavailable, "the broker refused");
+        driver.session.handle_unsubscribed(driver.time(), &topic("crew:2"), gone);
+        driver.actions();
+        assert_eq!(snapshot(&mut driver, 6, "crew:2", 2), []);
+    }
+
+    #[test]
+    fn the_handshake_has_members_too() {
+        let mut driver = Driver::new(config());
+        let asked = |name: &str, watch| Asked { name: name.into(), watch, ..Asked::default() };
+        let channels =
+            vec![asked("crew:1", Watch::Snapshot), asked("crew:2", Watch::Default), asked("open:a", Watch::Names)];
+        driver.session.handle_handshake(driver.time(), Handshake { token: None, channels });
+        let no_presence = r#"presence is not possible: channels of namespace "open" have no presence"#;
+        assert_eq!(
+            driver.actions()[1..],
+            [
+                to_subscribe(1, "crew:1"),
+                to_subscribe(2, "crew:2"),
+                push_error(Some("open:a"), ErrorCode::BadRequest, no_presence)
+            ]
+        );
+        driver.complete(2, made());
+        driver.complete(1, made());
+        assert_eq!(
+            driver.actions(),
+            [
+                told_subscribed("crew:2"),
+                to_join("crew:2", Watching::Auto),
+                told_subscribed("crew:1"),
+                to_join("crew:1", Watching::Auto),
+                to_take_snapshot(3, "crew:1", Watching::Auto)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_channel_of_a_list_is_told_before_its_snapshot() {
+        let mut driver = Driver::anonymous().subscribed(&["crew:0"]);
+        driver.send(1, list(&[("crew:1", Watch::Default), ("crew:2", Watch::Names), ("crew:0", Watch::Snapshot)]));
+        // The list itself took one op, 2.
+        assert_eq!(
+            driver.actions(),
+            [
+                to_subscribe(3, "crew:1"),
+                to_subscribe(4, "crew:2"),
+                told_subscribed("crew:0"),
+                to_take_snapshot(5, "crew:0", Watching::Auto),
+            ]
+        );
+        driver.complete(4, made());
+        assert_eq!(
+            driver.actions(),
+            [
+                told_subscribed("crew:2"),
+                to_join("crew:2", Watching::Names),
+                to_take_snapshot(6, "crew:2", Watching::Names)
+            ]
+        );
+        driver.complete(3, made());
+        let all = outcomes(&[("crew:1", None), ("crew:2", None), ("crew:0", None)]);
+        assert_eq!(driver.actions(), [reply(1, all), to_join("crew:1", Watching::Auto)]);
+    }
+
+    #[test]
+    fn subscribing_again_changes_what_is_told() {
+        let mut driver = Driver::anonymous().subscribed(&["crew:1"]);
+        let again = |driver: &mut Driver, watch| {
+            driver.send(9, subscribe_watching("crew:1", watch));
+            let mut actions = driver.actions();
+            assert_eq!(actions.remove(0), reply(9, subscribed("crew:1")));
+            actions
+        };
+        assert_eq!(again(&mut driver, Watch::Default), []);
+        assert_eq!(again(&mut driver, Watch::Snapshot), [to_take_snapshot(2, "crew:1", Watching::Auto)]);
+        let names = [to_join("crew:1", Watching::Names), to_take_snapshot(3, "crew:1", Watching::Names)];
+        assert_eq!(again(&mut driver, Watch::Names), names);
+        assert_eq!(snapshot(&mut driver, 2, "crew:1", 1), [], "the one before is not waited for any more");
+        assert_eq!(again(&mut driver, Watch::Off), [to_join("crew:1", Watching::Nobody)]);
+        assert_eq!(snapshot(&mut driver, 3, "crew:1", 1), []);
+        assert_eq!(again(&mut driver, Watch::Off), []);
+    }
+
+    #[test]
+    fn of_several_who_ask_at_once_the_last_one_says_what_is_told() {
+        let mut driver = Driver::anonymous();
+        driver.send(1, subscribe_watching("crew:1", Watch::Off));
+        driver.send(2, subscribe_watching("crew:1", Watch::Snapshot));
+        driver.send(3, subscribe("crew:1"));
+        driver.actions();
+        driver.complete(1, made());
+        assert_eq!(
+            driver.actions()[2..],
+            [
+                reply(3, subscribed("crew:1")),
+                to_join("crew:1", Watching::Auto),
+                to_take_snapshot(2, "crew:1", Watching::Auto)
+            ]
+        );
+    }
+
+    #[test]
+    fn who_may_not_see_is_a_member_that_is_told_nothing() {
+        let mut driver = Driver::with_grant(of_team(Allow::SUBSCRIBE));
+        driver.send(1, subscribe("team:1"));
+        driver.complete(2, made());
+        assert_eq!(driver.actions()[1..], [reply(1, subscribed("team:1")), to_join("team:1", Watching::Nobody)]);
+        let forbidden = "the token has no claim that allows presence on all of team:2";
+        driver.send(2, subscribe_watching("team:2", Watch::Snapshot));
+        driver.send(3, subscribe_watching("team:2", Watch::Off));
+        assert_eq!(driver.actions(), [error(2, ErrorCode::Forbidden, forbidden), to_subscribe(3, "team:2")]);
+    }
+
+    #[test]
+    fn a_new_token_takes_away_what_it_does_not_let_see() {
+        let mut driver = Driver::with_grant(of_team(Allow::SUBSCRIBE.union(Allow::PRESENCE)));
+        driver.send(1, subscribe_watching("team:1", Watch::Snapshot));
+        driver.complete(2, made());
+        driver.send(2, subscribe_watching("team:2", Watch::Snapshot));
+        driver.send(3, refresh("t"));
+        driver.actions();
+        driver.complete(5, authenticated(of_team(Allow::SUBSCRIBE)));
+        let no_more = "the new token does not allow presence";
+        assert_eq!(
+            driver.actions(),
+            [
+                reply(3, Reply::Refreshed { expires_in_ms: None }),
+                to_join("team:1", Watching::Nobody),
+                push_error(Some("team:1"), ErrorCode::Forbidden, no_more)
+            ]
+        );
+        assert_eq!(snapshot(&mut driver, 3, "team:1", 1), []);
+        // One that was being made meanwhile.
+        driver.complete(4, made());
+        assert_eq!(
+            driver.actions(),
+            [
+                reply(2, subscribed("team:2")),
+                to_join("team:2", Watching::Nobody),
+                push_error(
+                    Some("team:2"),
+                    ErrorCode::Forbidden,
+                    "the token has no claim that allows presence on all of team:2"
+                )
+            ]
+        );
+    }
+
+    #[test]
+    fn a_pattern_has_no_members() {
+        let mut driver = Driver::anonymous();
+        driver.send(2, subscribe_watching("crew:*", Watch::Names));
+        let no_pattern = "presence is not possible: crew:* is a pattern, and members are of one channel";
+        assert_eq!(driver.actions(), [error(2, ErrorCode::BadRequest, no_pattern)]);
+    }
+
+    #[test]
+    fn a_subscription_that_is_not_made_leaves_nothing() {
+        let mut driver = Driver::anonymous();
+        driver.send(1, subscribe_watching("crew:1", Watch::Snapshot));
+        driver.complete(1, Completion::Subscribed(Err(ErrorBody::new(ErrorCode::Timeout, "late"))));
+        driver.send(2, subscribe_watching("crew:2", Watch::Snapshot));
+        driver.send(3, unsubscribe("crew:2"));
+        driver.complete(2, Completion::Subscribed(Ok(Granted::default())));
+        let joined = driver.actions().into_iter().any(|action| matches!(action, Action::Join(_) | Action::Presence(_)));
+        assert!(!joined && driver.session.presence.is_none());
     }
 }

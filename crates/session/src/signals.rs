@@ -150,3 +150,200 @@ impl Session {
         body
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fanfare_protocol::{CloseCode, CommandKind, Push};
+
+    use super::*;
+    use crate::{Completion, SessionConfig, fixture::*};
+
+    const EXPIRES: &str = r#","expires_in_ms":6000"#;
+
+    fn signal_with(channel: &str, event: &str, data: &str) -> CommandKind {
+        let data = Some(RawValue::from_string(data.to_owned()).unwrap());
+        CommandKind::Signal(Box::new(SignalCommand { channel: channel.into(), event: event.into(), data }))
+    }
+
+    fn stop(channel: &str) -> Action {
+        to_signal(channel, "typing:stop", "")
+    }
+
+    /// Holds `typing:start` on these, with nothing left to do.
+    fn typing(names: &[&str]) -> Driver {
+        let mut driver = Driver::anonymous().subscribed(names);
+        for name in names {
+            driver.send(1, signal(name, "typing:start"));
+            assert_eq!(driver.actions(), [to_signal(name, "typing:start", EXPIRES), reply(1, done())]);
+        }
+        driver
+    }
+
+    #[test]
+    fn a_signal_says_whose_it_is() {
+        let mut driver = Driver::anonymous();
+        driver.send(1, signal("crew:1", "wave"));
+        driver.send(2, signal_with("crew:1", "cursor:moved", r#"{ "x" : 1.50 }"#));
+        assert_eq!(
+            driver.actions(),
+            [
+                to_signal("crew:1", "wave", ""),
+                reply(1, done()),
+                to_signal("crew:1", "cursor:moved", r#","data":{ "x" : 1.50 }"#),
+                reply(2, done())
+            ]
+        );
+        assert_eq!(driver.session.signals_due(), None);
+        let mut driver = Driver::with_grant(grant(&["team:*"], None));
+        driver.send(1, signal("team:1", "wave"));
+        let body = format!(r#"{{"event":"wave","data":{{"userId":"alice"}},"exclude":["{ID}"]}}"#);
+        let signal = SignalAction { channel: channel("team:1"), body: body.into() };
+        assert_eq!(driver.actions()[0], Action::Signal(Box::new(signal)));
+    }
+
+    #[test]
+    fn what_began_ends_unless_it_is_renewed() {
+        let mut driver = typing(&["crew:1"]);
+        driver.now = 4_000;
+        driver.send(2, signal("crew:1", "typing:start"));
+        assert_eq!(driver.actions().len(), 2, "a renewal is told too");
+        assert_eq!(driver.at(9_999), []);
+        assert_eq!(driver.expire(), [stop("crew:1")]);
+        assert_eq!(driver.now, 10_000);
+        assert_eq!(driver.session.signals_due(), None);
+    }
+
+    #[test]
+    fn who_ends_it_is_not_ended_again() {
+        let mut driver = typing(&["crew:1"]);
+        driver.send(2, signal("crew:1", "typing:stop"));
+        assert_eq!(driver.actions(), [stop("crew:1"), reply(2, done())]);
+        assert_eq!(driver.at(10_000), []);
+    }
+
+    #[test]
+    fn what_is_held_ends_with_the_subscription() {
+        let mut driver = typing(&["crew:1", "crew:2", "crew:3"]);
+        driver.send(2, unsubscribe("crew:1"));
+        assert_eq!(driver.actions(), [stop("crew:1"), to_unsubscribe("crew:1"), reply(2, done())]);
+        let reason = || ErrorBody::new(ErrorCode::Unavailable, "the broker refused");
+        driver.session.handle_unsubscribed(driver.time(), &topic("crew:2"), reason());
+        let told = push(Push::Unsubscribed { channel: "crew:2".into(), error: reason() });
+        assert_eq!(driver.actions(), [told, stop("crew:2")]);
+    }
+
+    #[test]
+    fn what_is_held_ends_with_the_session_however_it_ends() {
+        let mut driver = typing(&["crew:1", "crew:2"]);
+        driver.session.handle_drain(driver.time(), 0);
+        driver.session.end();
+        driver.session.end();
+        let ended = close(CloseCode::Draining, "the node is going away");
+        assert_eq!(driver.actions()[1..], [ended, stop("crew:1"), stop("crew:2")]);
+        let mut driver = typing(&["crew:1"]);
+        driver.session.end();
+        assert_eq!(driver.actions(), [stop("crew:1")]);
+        driver.send(1, signal("crew:1", "typing:start"));
+        assert_eq!(driver.actions(), []);
+        assert_eq!(driver.session.poll_timeout(), None);
+        // What the edge has to end at the hub can still be read.
+        assert_eq!(driver.session.topics().collect::<Vec<_>>(), [&topic("crew:1")]);
+    }
+
+    #[test]
+    fn a_new_token_ends_what_it_does_not_allow() {
+        let mut driver = Driver::with_grant(grant(&["team:*"], None));
+        driver.send(1, signal("team:1", "typing:start"));
+        driver.send(2, signal("desk:alice", "typing:start"));
+        driver.send(3, refresh("t"));
+        driver.actions();
+        driver.complete(2, Completion::Authenticated(Ok(grant(&["project:*"], None))));
+        let actions = driver.actions();
+        assert!(
+            matches!(&actions[1..], [Action::Signal(stopped)] if stopped.channel == channel("team:1")),
+            "{actions:?}"
+        );
+    }
+
+    #[test]
+    fn who_may_signal_is_the_namespaces_choice() {
+        let mut driver = Driver::anonymous().subscribed(&["stage:a"]);
+        driver.send(1, signal("stage:a", "wave"));
+        driver.send(2, signal("stage:b", "wave"));
+        driver.send(3, signal("open:a", "wave"));
+        driver.send(4, signal("team:1", "wave"));
+        driver.send(5, signal("desk:alice", "wave"));
+        assert_eq!(
+            driver.actions(),
+            [
+                to_signal("stage:a", "wave", ""),
+                reply(1, done()),
+                error(2, ErrorCode::Forbidden, "signal on stage:b is allowed to its subscribers only"),
+                error(3, ErrorCode::Forbidden, r#"signal is not allowed to clients in namespace "open""#),
+                error(4, ErrorCode::Forbidden, "the token has no claim that allows publish on all of team:1"),
+                error(
+                    5,
+                    ErrorCode::Forbidden,
+                    "signal on desk:alice is allowed to its owner only: the user of desk:{sub}"
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_refused() {
+        let mut driver = Driver::anonymous();
+        let nodes_own =
+            r#"event "presence:change" is refused: on crew:1 names that begin with "presence:" are the node's own"#;
+        let cases = [
+            (signal("crew:*", "wave"), ErrorCode::BadRequest, "crew:* is a pattern; signals are sent on a channel"),
+            (signal("crew:1", ""), ErrorCode::BadRequest, "event has 0 bytes; allowed are 1 to 255"),
+            (
+                signal("crew:1", "system:x"),
+                ErrorCode::BadRequest,
+                r#"event "system:x" is refused: names that begin with "system:" are the node's own"#,
+            ),
+            (signal("crew:1", "presence:change"), ErrorCode::BadRequest, nodes_own),
+            (
+                signal_with("crew:1", "wave", &format!("\"{}\"", "x".repeat(100))),
+                ErrorCode::LimitExceeded,
+                "the signal has 243 bytes; allowed are 200",
+            ),
+        ];
+        for (command, code, message) in cases {
+            driver.send(1, command);
+            assert_eq!(driver.actions(), [error(1, code, message)]);
+        }
+        let mut forged = publication("crew:1");
+        forged.event = "presence:change".into();
+        driver.send(2, CommandKind::Publish(Box::new(forged)));
+        assert_eq!(driver.actions(), [error(2, ErrorCode::BadRequest, nodes_own)]);
+    }
+
+    #[test]
+    fn too_many_in_a_second_are_refused() {
+        let mut driver = Driver::anonymous();
+        for id in 0..12 {
+            driver.send(id, signal("crew:1", "wave"));
+        }
+        assert_eq!(driver.actions().iter().filter(|action| matches!(action, Action::Signal(_))).count(), 10);
+        driver.now = 100;
+        driver.send(12, signal("crew:1", "wave"));
+        assert_eq!(driver.actions().len(), 2);
+    }
+
+    #[test]
+    fn what_one_session_holds_is_bounded() {
+        let mut driver = Driver::new(SessionConfig { signals_per_second: 1_000, ..config() });
+        for id in 0..=HELD {
+            driver.send(1, signal(&format!("crew:{id}"), "typing:start"));
+        }
+        driver.send(2, signal("crew:0", "typing:start"));
+        let full = "the session holds 100 signals that end in :start; more are not allowed";
+        let actions = driver.actions();
+        assert_eq!(actions[2 * HELD], error(1, ErrorCode::LimitExceeded, full));
+        assert_eq!(actions[2 * HELD + 1..].len(), 2, "one of those may be renewed");
+        driver.session.end();
+        assert_eq!(driver.actions().len(), HELD);
+    }
+}

@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use fanfare_protocol::Watch;
 use fanfare_session::{Asked, Handshake, SessionConfig};
 use hyper::{Request, Response, body::Bytes};
 use tokio::net::TcpStream;
@@ -118,16 +119,23 @@ impl PublicHttp {
     /// Token and channels. Of several tokens the one that was given most deliberately counts: subprotocol, header, query, cookie.
     fn handshake<B>(&self, request: &Request<B>, upgrade: &Upgrade) -> Result<Handshake, Refused> {
         let mut channels = Vec::new();
-        let (mut query_token, mut rewind) = (None, 0);
+        let (mut query_token, mut rewind, mut watch) = (None, 0, Watch::Default);
         for (name, value) in url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
             match &*name {
                 "channels" => channels.extend(value.split(',').filter(|name| !name.is_empty()).map(asked)),
                 "rewind" => rewind = value.parse().map_err(|_| Refused::Rewind(value.chars().take(100).collect()))?,
+                "presence" => {
+                    watch =
+                        Watch::from_word(&value).ok_or_else(|| Refused::Presence(value.chars().take(100).collect()))?;
+                }
                 "token" if !value.is_empty() => query_token = Some(value.into_owned()),
                 _ => {}
             }
         }
-        channels.iter_mut().for_each(|asked| asked.start.rewind = rewind);
+        for asked in &mut channels {
+            asked.start.rewind = rewind;
+            asked.watch = watch;
+        }
         let headers = request.headers();
         let mut token = upgrade.subprotocol.token.clone().or_else(|| token::bearer(headers)).or(query_token);
         if token.is_none() {

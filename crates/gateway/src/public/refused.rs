@@ -27,6 +27,8 @@ pub(super) enum Refused {
     Handshake(#[from] HandshakeError),
     #[error("rewind={0:?} is no number of publications")]
     Rewind(String),
+    #[error("presence={0:?} is none of true, false, names")]
+    Presence(String),
     #[error("server-sent events are asked for with GET")]
     Method,
     #[error(transparent)]
@@ -42,6 +44,7 @@ impl Refused {
             Self::Origin(error) => error.reason(),
             Self::Handshake(_) | Self::Method => "handshake",
             Self::Rewind(_) => "rewind",
+            Self::Presence(_) => "presence",
             Self::Stream(_) => "bad_request",
             Self::Full(_) => "full",
         }
@@ -52,7 +55,9 @@ impl Refused {
         let code = match self {
             Self::NotFound { .. } => ErrorCode::NotFound,
             Self::Origin(_) => ErrorCode::Forbidden,
-            Self::Handshake(_) | Self::Rewind(_) | Self::Method | Self::Stream(_) => ErrorCode::BadRequest,
+            Self::Handshake(_) | Self::Rewind(_) | Self::Presence(_) | Self::Method | Self::Stream(_) => {
+                ErrorCode::BadRequest
+            }
             Self::Full(_) => ErrorCode::Unavailable,
         };
         let mut error = ErrorBody::new(code, self.to_string());
@@ -70,7 +75,7 @@ impl Refused {
             Self::Origin(_) => (StatusCode::FORBIDDEN, HeaderMap::new()),
             Self::Handshake(handshake) => (handshake.status(), handshake.headers()),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, header(ALLOW, HeaderValue::from_static("GET, OPTIONS"))),
-            Self::Rewind(_) | Self::Stream(_) => (StatusCode::BAD_REQUEST, HeaderMap::new()),
+            Self::Rewind(_) | Self::Presence(_) | Self::Stream(_) => (StatusCode::BAD_REQUEST, HeaderMap::new()),
             Self::Full(_) => (StatusCode::SERVICE_UNAVAILABLE, header(RETRY_AFTER, FULL_RETRY.as_secs().into())),
         };
         answer::error(status, &self.error(), headers)

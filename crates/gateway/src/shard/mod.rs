@@ -16,6 +16,8 @@ mod metrics;
 mod outbox;
 mod presence;
 mod presence_link;
+#[cfg(test)]
+mod presence_tests;
 mod reading;
 mod recovery;
 mod stream_body;

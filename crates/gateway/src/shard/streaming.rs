@@ -66,11 +66,10 @@ pub(super) enum Stage {
 }
 
 impl EventStream {
-    /// The client is about to get a publication. `false` where it has no position.
+    /// The client is about to get a publication. `false` where that does not change its id.
     fn advance(&mut self, publication: &EncodedPublication) -> bool {
         let Some(position) = &publication.position else { return false };
-        self.positions.advance(publication.channel(), position);
-        true
+        self.positions.advance(publication.channel(), position)
     }
 
     fn take_opening(&mut self) -> Option<Box<Response<Bytes>>> {
@@ -128,7 +127,7 @@ impl Shard {
         for index in streams {
             let connection = &mut state.connections[*index as usize];
             let Some(events) = connection.events.as_deref_mut() else { continue };
-            let single = events.positions.is_single();
+            let single = publications.iter().all(|publication| events.positions.is_only(publication.channel()));
             let piece = match &shared {
                 Some(piece) if single => {
                     publications.iter().for_each(|publication| _ = events.advance(publication));
@@ -177,8 +176,9 @@ impl Shard {
             Push::Subscribed(subscribed) => write_subscribed(&mut events.positions, subscribed, frame),
             Push::Gap { channel, missed: Some(missed), .. } => {
                 // It was told what it will not get, and goes on from there.
-                events.positions.advance(channel, &missed.to);
-                events.positions.write_id(frame);
+                if events.positions.advance(channel, &missed.to) {
+                    events.positions.write_id(frame);
+                }
                 write_push(push, frame);
             }
             Push::Draining { reconnect_after_ms } => {
@@ -267,8 +267,9 @@ fn begin_answer(transport: &Transport, events: &mut EventStream, out: &mut Vec<u
 /// What a subscription begins with follows as ordinary events, each with its position. Where nothing follows, the
 /// subscription says the position itself.
 fn write_subscribed(positions: &mut Positions, subscribed: &Subscribed, out: &mut Vec<u8>) {
-    if let Some(position) = &subscribed.position {
-        positions.advance(&subscribed.channel, position);
+    if let Some(position) = &subscribed.position
+        && positions.advance(&subscribed.channel, position)
+    {
         positions.write_id(out);
     }
     write_push(&Push::Subscribed(Subscribed { publications: None, ..subscribed.clone() }), out);

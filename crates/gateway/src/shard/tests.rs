@@ -18,7 +18,7 @@ use crate::{
 pub(super) struct Bench {
     pub(super) shard: Rc<Shard>,
     pub(super) hub: mpsc::Receiver<HubRequest>,
-    _publishes: mpsc::Receiver<ClientPublish>,
+    pub(super) publishes: mpsc::Receiver<ClientPublish>,
 }
 
 impl Bench {
@@ -27,6 +27,15 @@ impl Bench {
     }
 
     pub(super) fn with(outbox_pieces: usize, slow_consumer: SlowConsumer) -> Self {
+        Self::with_presence(outbox_pieces, slow_consumer, None)
+    }
+
+    /// A shard whose namespace `crew` has members, and signals; requests go to this driver.
+    pub(super) fn with_presence(
+        outbox_pieces: usize,
+        slow_consumer: SlowConsumer,
+        presence: Option<mpsc::Sender<PresenceRequest>>,
+    ) -> Self {
         let (hub_requests, hub) = mpsc::channel(64);
         let (publishes, client_publishes) = mpsc::channel(64);
         let defaults = Namespace {
@@ -36,9 +45,10 @@ impl Bench {
             slow_consumer,
             ..Namespace::default()
         };
+        let crew = Namespace { presence: true, signal: Access::Anyone, history: false, ..defaults };
         let seconds = std::time::Duration::from_secs;
         let session_config = SessionConfig {
-            namespaces: NamespaceTable { defaults, ..NamespaceTable::default() },
+            namespaces: NamespaceTable { defaults, declared: [("crew".into(), crew)].into() },
             anonymous: Some(Tenant::default()),
             connect_timeout: seconds(10),
             ping_interval: seconds(25),
@@ -68,7 +78,7 @@ impl Bench {
             hub: hub_requests,
             publishes,
             reads: mpsc::channel(64).0,
-            presence: None,
+            presence,
             lifecycle: None,
             recovery_bytes: 1 << 20,
             inbox: shard_inbox(64).0,
@@ -76,7 +86,7 @@ impl Bench {
             tasks: TaskTracker::new(),
             connections: Arc::new(AtomicUsize::new(0)),
         });
-        Self { shard, hub, _publishes: client_publishes }
+        Self { shard, hub, publishes: client_publishes }
     }
 
     /// A client that is subscribed to channels of its own, and where they are.

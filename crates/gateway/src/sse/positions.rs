@@ -53,18 +53,20 @@ impl Positions {
         self.0.iter().map(|entry| (&entry.channel, entry.position.as_ref()))
     }
 
-    /// Whether there is one channel only: then every client at the same position is told the same id.
-    pub(crate) fn is_single(&self) -> bool {
-        self.0.len() == 1
+    /// Whether this is the only channel: then every client at the same position is told the same id.
+    pub(crate) fn is_only(&self, channel: &str) -> bool {
+        self.0.len() == 1 && self.0[0].channel.as_str() == channel
     }
 
-    /// The client has everything of the channel up to here.
-    pub(crate) fn advance(&mut self, channel: &str, to: &Position) {
-        let Some(entry) = self.0.iter_mut().find(|entry| entry.channel.as_str() == channel) else { return };
+    /// The client has everything of the channel up to here. `false` where it did not ask for the channel by its request:
+    /// then no id says how far it has come.
+    pub(crate) fn advance(&mut self, channel: &str, to: &Position) -> bool {
+        let Some(entry) = self.0.iter_mut().find(|entry| entry.channel.as_str() == channel) else { return false };
         match &mut entry.position {
             Some(position) if position.epoch == to.epoch => position.offset = to.offset,
             position => *position = Some(to.clone()),
         }
+        true
     }
 
     /// Appends the line with the id. Nothing where no channel has a position: then the client has none to come back with.
@@ -128,10 +130,17 @@ mod tests {
         assert_eq!(id_of(&positions), "id: 1;,RT_b-17.7,\n");
         positions.advance("a:1", &position(1, "e"));
         positions.advance("b:1", &position(8, "RT_b-17"));
-        positions.advance("other:1", &position(9, "e"));
+        assert!(!positions.advance("other:1", &position(9, "e")), "a channel that the request did not name");
         assert_eq!(id_of(&positions), "id: 1;e.1,RT_b-17.8,\n");
         positions.advance("b:1", &position(1, "new"));
         assert_eq!(id_of(&positions), "id: 1;e.1,new.1,\n");
+    }
+
+    #[test]
+    fn only_the_channel_of_the_request_shares_its_id() {
+        let single = Positions::new(channels(&["a:1"]), None).unwrap();
+        assert!(single.is_only("a:1") && !single.is_only("user:alice"));
+        assert!(!Positions::new(channels(&["a:1", "b:1"]), None).unwrap().is_only("a:1"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! What a client asks for: `GET /sse?channels=a,b[&rewind=N][&lastEventId=…]`, and `Last-Event-ID`.
+//! What a client asks for: `GET /sse?channels=a,b[&rewind=N][&presence=true][&lastEventId=…]`, and `Last-Event-ID`.
 
-use fanfare_protocol::{Channel, NameError, Position, Topic, limits};
+use fanfare_protocol::{Channel, NameError, Position, Topic, Watch, limits};
 use fanfare_session::{Asked, NamespaceTable, Start};
 
 use super::{MalformedId, Positions};
@@ -12,6 +12,8 @@ pub(crate) struct Opening {
     pub(crate) positions: Positions,
     /// How many of the newest publications it wants first, where it does not stand anywhere.
     pub(crate) rewind: u32,
+    /// Whether it wants to be told who is there.
+    pub(crate) watch: Watch,
 }
 
 /// Why no stream comes of a request. Answered with 400: the same request again would not be better.
@@ -27,6 +29,8 @@ pub(crate) enum RequestError {
     Name { name: String, error: NameError },
     #[error("rewind={value:?} is no number of publications from 0 to {max}")]
     Rewind { value: String, max: usize },
+    #[error("presence={0:?} is none of true, false, names")]
+    Presence(String),
     #[error(transparent)]
     Id(#[from] MalformedId),
 }
@@ -44,7 +48,7 @@ impl Opening {
         max_rewind: usize,
     ) -> Result<Self, RequestError> {
         let mut names: Vec<&str> = Vec::new();
-        let mut rewind = 0;
+        let (mut rewind, mut watch) = (0, Watch::Default);
         let mut id = None;
         for (name, value) in query {
             match name {
@@ -52,6 +56,9 @@ impl Opening {
                 "rewind" => {
                     let allowed = value.parse().ok().filter(|rewind: &u32| *rewind as usize <= max_rewind);
                     rewind = allowed.ok_or_else(|| RequestError::Rewind { value: cut(value), max: max_rewind })?;
+                }
+                "presence" => {
+                    watch = Watch::from_word(value).ok_or_else(|| RequestError::Presence(cut(value)))?;
                 }
                 "lastEventId" => id = Some(value),
                 _ => {}
@@ -71,18 +78,20 @@ impl Opening {
             }
         }
         let id = last_event_id.or(id).filter(|id| !id.is_empty());
-        Ok(Self { positions: Positions::new(channels, id)?, rewind })
+        Ok(Self { positions: Positions::new(channels, id)?, rewind, watch })
     }
 
     /// What the session is asked for. Only of channels with history can more be asked than what comes: for the others
-    /// `rewind`, and a position from a time when they had one, are passed over.
+    /// `rewind`, and a position from a time when they had one, are passed over; and `presence` where there are no members.
     pub(crate) fn asked(&self, namespaces: &NamespaceTable) -> Vec<Asked> {
         let asked = |(channel, position): (&Channel, Option<&Position>)| {
-            let start = match namespaces.get(channel.namespace()).history {
+            let namespace = namespaces.get(channel.namespace());
+            let watch = if namespace.presence { self.watch } else { Watch::Default };
+            let start = match namespace.history {
                 true => Start { since: position.cloned(), rewind: self.rewind },
                 false => Start::default(),
             };
-            Asked { name: channel.to_string(), start, ..Asked::default() }
+            Asked { name: channel.to_string(), start, watch }
         };
         self.positions.iter().map(asked).collect()
     }
@@ -154,7 +163,23 @@ mod tests {
                 format!("rewind={rewind:?} is no number of publications from 0 to 1000")
             );
         }
+        let presence = refused(&[("channels", "a:1"), ("presence", "yes")], None);
+        assert_eq!(presence, "presence=\"yes\" is none of true, false, names");
         assert!(refused(&[("channels", "a:1")], Some("1;a.1,b.1")).starts_with("the last event id"));
+    }
+
+    #[test]
+    fn who_is_there_is_asked_where_there_are_members() {
+        let crew = Namespace { presence: true, ..Namespace::default() };
+        let namespaces = NamespaceTable { declared: [("crew".into(), crew)].into(), ..NamespaceTable::default() };
+        let watches = |word| {
+            let query = [("channels", "crew:1,news:1"), ("presence", word)];
+            let asked = parse(&query, None).unwrap().asked(&namespaces);
+            asked.into_iter().map(|asked| asked.watch).collect::<Vec<_>>()
+        };
+        assert_eq!(watches("true"), [Watch::Snapshot, Watch::Default]);
+        assert_eq!(watches("names"), [Watch::Names, Watch::Default]);
+        assert_eq!(watches("false"), [Watch::Off, Watch::Default]);
     }
 
     #[test]

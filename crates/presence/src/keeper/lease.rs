@@ -13,6 +13,8 @@ const RETRY: u32 = 20;
 const LONGEST_RETRY: Duration = Duration::from_millis(500);
 /// How long a renewal may be without an answer before the store counts as away.
 const SILENCE: Duration = Duration::from_secs(1);
+/// Bits that count the incarnations of one process: a later one is greater, see [`Incarnation`].
+const LIVES: u32 = 16;
 /// How long after the end of another's lease it is looked at; each node another time, so that one of them finds it.
 const LOOK_AFTER: u64 = 100;
 
@@ -22,6 +24,8 @@ pub(super) struct Lease {
     node: String,
     lease: Duration,
     random: u64,
+    /// Of the incarnation.
+    number: u64,
     incarnation: Incarnation,
     /// The lease lasts until then, as this node knows it for certain.
     held_until: Option<Duration>,
@@ -44,12 +48,16 @@ pub(super) enum Renewed {
     Begun,
     /// The lease had ended: there is a new incarnation, which has none yet.
     Lost,
+    /// It is an incarnation's that was left meanwhile.
+    Left,
 }
 
 impl Lease {
     pub(super) fn new(node: String, lease: Duration, random: u64, now: Duration) -> Self {
+        let number = random << LIVES;
         let mut own = Self {
-            incarnation: Incarnation::new(&node, random),
+            incarnation: Incarnation::new(&node, number),
+            number,
             node,
             lease,
             random,
@@ -122,6 +130,10 @@ impl Lease {
     pub(super) fn handle_renewed(&mut self, now: Duration, renewal: &Renewal, leases: &Leases) -> Renewed {
         let sent = self.sent.take().unwrap_or(now);
         self.dead = leases.dead.iter().cloned().collect();
+        if renewal.incarnation != self.incarnation {
+            // It was left while this was under way.
+            return Renewed::Left;
+        }
         if !leases.held {
             self.faultless_since = None;
             self.dead.insert(renewal.incarnation.clone());
@@ -139,9 +151,17 @@ impl Lease {
         if renewal.begin { Renewed::Begun } else { Renewed::Held }
     }
 
+    /// Takes another incarnation; says which was left. Its lease ends by itself.
+    pub(super) fn leave(&mut self, now: Duration) -> Incarnation {
+        let left = self.incarnation.clone();
+        self.faultless_since = None;
+        self.begin_anew(now);
+        left
+    }
+
     fn begin_anew(&mut self, now: Duration) {
-        let random = self.draw();
-        self.incarnation = Incarnation::new(&self.node, random);
+        self.number += 1;
+        self.incarnation = Incarnation::new(&self.node, self.number);
         self.held_until = None;
         self.begun = None;
         self.next = now;

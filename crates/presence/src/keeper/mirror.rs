@@ -3,11 +3,20 @@
 //! Versions are consecutive, so a change that was missed shows; then everything is read anew, and those who watch are told the
 //! difference. Changes that come while pages are read are applied behind them: each says all of its row, so that the order of
 //! pages and changes does not matter as long as no change after the first page is missing.
+//!
+//! Where the store has lost what it had, those who are missing are most likely there, and their nodes write them again: for the time of
+//! a lease they stay, and answers are stale.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use super::own::Awaited;
-use crate::{Announcer, Audience, Changed, Incarnation, Query, QueryId, Roster, Row, RowChange, RowPage, Version};
+use crate::{
+    Announcer, Audience, Changed, ConnectionKey, Incarnation, Query, QueryId, Roster, Row, RowChange, RowPage, User,
+    Version,
+};
 
 /// Changes of rows that may wait while pages are read; beyond it reading begins anew.
 const BUFFERED_ROWS: usize = 20_000;
@@ -18,7 +27,12 @@ pub(super) struct Mirror {
     pub(super) roster: Roster,
     pub(super) phase: Phase,
     /// What it follows is what the store has, as far as anybody knows: nothing was interrupted since.
-    pub(super) is_confirmed: bool,
+    is_confirmed: bool,
+    /// What was followed last.
+    followed: Option<Version>,
+    /// Connections that the store had before it lost its data, and has not again; and until when they are believed.
+    unproven: HashMap<ConnectionKey, User>,
+    unproven_until: Duration,
     /// A question or a call for it stands in a queue.
     pub(super) is_queued: bool,
     /// Whom to tell; the announcer is there once there is something to compare with.
@@ -34,6 +48,8 @@ pub(super) struct Mirror {
 struct Watcher {
     is_there: bool,
     announcer: Option<Announcer>,
+    /// Somebody was shown what the node knew when it could not ask the store.
+    is_owed: bool,
 }
 
 /// How far it has come.
@@ -86,6 +102,9 @@ impl Mirror {
             roster: Roster::default(),
             phase: Phase::Unlistened,
             is_confirmed: false,
+            followed: None,
+            unproven: HashMap::new(),
+            unproven_until: Duration::ZERO,
             is_queued: false,
             watchers: Default::default(),
             buffered: Vec::new(),
@@ -110,6 +129,38 @@ impl Mirror {
         self.watchers.iter().any(|watcher| watcher.is_there)
     }
 
+    /// Whether what it has is what the store has, as far as anybody knows.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.is_confirmed && self.unproven.is_empty() && self.version().is_some()
+    }
+
+    /// The store says that nothing was missed, or that something may have been.
+    pub(super) fn set_confirmed(&mut self, is_confirmed: bool) {
+        self.is_confirmed = is_confirmed;
+    }
+
+    /// Somebody of an audience without an announcer was shown what is known now: they are to be shown all of it later.
+    pub(super) fn owe(&mut self, audience: Audience) {
+        let watcher = &mut self.watchers[audience as usize];
+        watcher.is_owed = watcher.is_there && watcher.announcer.is_none();
+    }
+
+    /// When those who are only believed to be there are believed no more.
+    pub(super) fn unproven_until(&self) -> Option<Duration> {
+        (!self.unproven.is_empty()).then_some(self.unproven_until)
+    }
+
+    /// The time of those may be over.
+    pub(super) fn end_unproven(&mut self, now: Duration) {
+        if self.unproven_until > now {
+            return;
+        }
+        for (connection, user) in std::mem::take(&mut self.unproven) {
+            let changed = self.roster.apply(RowChange::Removed { connection, user });
+            self.note(now, &changed);
+        }
+    }
+
     /// Where it stands; `None` where it does not follow.
     pub(super) fn version(&self) -> Option<&Version> {
         match &self.phase {
@@ -122,16 +173,22 @@ impl Mirror {
         self.watchers[audience as usize].announcer.as_mut()
     }
 
-    /// An announcer for each audience that has none, once there is something to compare with.
-    pub(super) fn prepare(&mut self, batch: Duration, max_named: usize) {
+    /// An announcer for each audience that has none, once there is something to compare with. Says which audiences are to be shown
+    /// everything, and with which version.
+    pub(super) fn prepare(&mut self, batch: Duration, max_named: usize) -> Vec<(Audience, u64)> {
+        let mut owed = Vec::new();
         if !matches!(self.phase, Phase::Following(_)) {
-            return;
+            return owed;
         }
         for (watcher, audience) in self.watchers.iter_mut().zip([Audience::Auto, Audience::Names]) {
             if watcher.is_there && watcher.announcer.is_none() {
-                watcher.announcer = Some(Announcer::new(audience, batch, max_named, &self.roster));
+                let announcer = watcher.announcer.insert(Announcer::new(audience, batch, max_named, &self.roster));
+                if std::mem::take(&mut watcher.is_owed) {
+                    owed.push((audience, announcer.show()));
+                }
             }
         }
+        owed
     }
 
     /// When the next announcement is due.
@@ -150,7 +207,8 @@ impl Mirror {
             }
             Phase::Following(at) if version.epoch == at.epoch && version.number <= at.number => true,
             Phase::Following(at) if follows(at, &version) => {
-                *at = version;
+                at.clone_from(&version);
+                self.followed = Some(version);
                 for change in changes {
                     self.apply(now, change);
                 }
@@ -187,6 +245,7 @@ impl Mirror {
     pub(super) fn handle_page(
         &mut self,
         now: Duration,
+        lease: Duration,
         page: RowPage,
         is_dead: impl Fn(&Incarnation) -> bool,
     ) -> PageRead {
@@ -204,17 +263,18 @@ impl Mirror {
         reading.rows.extend(page.rows.into_iter().filter(|(incarnation, _)| !is_dead(incarnation)));
         match page.next {
             Some(cursor) => PageRead::More(cursor),
-            None => self.take_over(now),
+            None => self.take_over(now, lease, is_dead),
         }
     }
 
     /// All pages are read: what they say, and what came meanwhile, is the roster.
-    fn take_over(&mut self, now: Duration) -> PageRead {
+    fn take_over(&mut self, now: Duration, lease: Duration, is_dead: impl Fn(&Incarnation) -> bool) -> PageRead {
         let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Unread) else { return PageRead::Again };
         let Reading { first, rows, .. } = reading;
         let mut version = first.unwrap_or(Version { epoch: String::new(), number: 0 });
         let mut roster = Roster::default();
         roster.replace(rows);
+        let mut changed = HashSet::new();
         self.buffered_rows = 0;
         for (next, changes) in std::mem::take(&mut self.buffered) {
             if next.epoch == version.epoch && next.number <= version.number {
@@ -225,10 +285,26 @@ impl Mirror {
             }
             version = next;
             for change in changes {
+                changed.insert(connection_of(&change));
                 roster.apply(change);
             }
         }
-        let before = std::mem::replace(&mut self.roster, roster);
+        let is_lost = self.followed.as_ref().is_some_and(|at| at.epoch != version.epoch || at.number > version.number);
+        if is_lost {
+            self.unproven_until = now + lease;
+        }
+        let before = std::mem::take(&mut self.roster);
+        let unproven = std::mem::take(&mut self.unproven);
+        for (incarnation, row) in before.rows() {
+            let connection = row.connection;
+            let was_believed = is_lost || unproven.contains_key(&connection);
+            if was_believed && !changed.contains(&connection) && !roster.has(connection) && !is_dead(incarnation) {
+                self.unproven.insert(connection, row.user.clone());
+                roster.apply(RowChange::Put(incarnation.clone(), row));
+            }
+        }
+        self.roster = roster;
+        self.followed = Some(version.clone());
         self.phase = Phase::Following(version);
         self.is_confirmed = true;
         self.note_differences(now, &before);
@@ -236,6 +312,7 @@ impl Mirror {
     }
 
     fn apply(&mut self, now: Duration, change: RowChange) {
+        self.unproven.remove(&connection_of(&change));
         let changed = self.roster.apply(change);
         self.note(now, &changed);
     }
@@ -267,6 +344,13 @@ impl Mirror {
     fn forget_buffered(&mut self) {
         self.buffered = Vec::new();
         self.buffered_rows = 0;
+    }
+}
+
+fn connection_of(change: &RowChange) -> ConnectionKey {
+    match change {
+        RowChange::Put(_, row) => row.connection,
+        RowChange::Removed { connection, .. } => *connection,
     }
 }
 

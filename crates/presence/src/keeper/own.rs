@@ -18,7 +18,7 @@ const ROWS_PER_WRITE: usize = 128;
 /// Channels in one note.
 const PLACES_PER_NOTE: usize = 128;
 /// Calls a second by which all rows are written anew.
-const REWRITES_PER_SECOND: u32 = 2_000;
+const REWRITES_PER_SECOND: u32 = 5_000;
 /// Calls that may be made at once of those.
 const REWRITE_BURST: f64 = 64.0;
 
@@ -33,6 +33,8 @@ pub(super) struct OwnRows {
     /// Places without rows that are still noted.
     unnote: VecDeque<Place>,
     connections: usize,
+    /// Places that were to be written anew and are not yet.
+    unproven: usize,
     rewrites: f64,
     refilled: Duration,
 }
@@ -47,6 +49,8 @@ struct OwnPlace {
     busy: bool,
     /// What that call is about may have been lost since it was made.
     outdated: bool,
+    /// It was to be written anew, which it is after so many writes.
+    unproven: Option<u64>,
     queue: Option<Queue>,
     /// Writes that were begun, and that were done.
     begun: u64,
@@ -161,21 +165,19 @@ impl OwnRows {
         }
     }
 
-    /// The store does not have what it had: everything is written anew. Under a new incarnation what was to be removed is
-    /// the dead one's, and goes with it.
-    pub(super) fn write_anew(&mut self, new_incarnation: bool) {
+    /// There is a new incarnation: everything is written anew. What was to be removed is the left one's, and goes with it.
+    pub(super) fn write_anew(&mut self) {
         let mut ended = Vec::new();
         for (place, own) in &mut self.places {
             own.note = Note::No;
             own.outdated = own.busy;
             own.version = None;
-            if new_incarnation {
-                let before = own.rows.len();
-                own.rows.retain(|_, present| !present.gone);
-                self.connections -= before - own.rows.len();
-            }
+            let before = own.rows.len();
+            own.rows.retain(|_, present| !present.gone);
+            self.connections -= before - own.rows.len();
             own.dirty = own.rows.keys().copied().collect();
             own.rows.values_mut().for_each(|present| present.dirty = true);
+            self.unproven += usize::from(own.unproven.replace(own.writes_left()).is_none());
             if own.rows.is_empty() && !own.busy {
                 ended.push(place.clone());
             } else if !own.busy && own.queue.is_none_or(|queue| queue == Queue::Unnote) {
@@ -184,8 +186,17 @@ impl OwnRows {
             }
         }
         self.unnote.clear();
-        for place in ended {
-            self.places.remove(&place);
+        ended.iter().for_each(|place| self.forget(place));
+    }
+
+    /// Whether all that was to be written anew is written.
+    pub(super) fn is_proven(&self) -> bool {
+        self.unproven == 0
+    }
+
+    fn forget(&mut self, place: &Place) {
+        if let Some(own) = self.places.remove(place) {
+            self.unproven -= usize::from(own.unproven.is_some());
         }
     }
 
@@ -200,7 +211,7 @@ impl OwnRows {
         let own = self.places.get(place)?;
         match (own.dirty.is_empty(), own.begun > own.done) {
             // They are written in the order in which they came.
-            (false, _) => Some(Awaited(own.begun + own.dirty.len().div_ceil(ROWS_PER_WRITE) as u64)),
+            (false, _) => Some(Awaited(own.writes_left())),
             (true, true) => Some(Awaited(own.begun)),
             (true, false) => None,
         }
@@ -327,6 +338,12 @@ impl OwnRows {
                     mark(present, &mut own.dirty);
                 }
             }
+            let left = own.writes_left();
+            own.unproven = own.unproven.map(|_| left);
+        }
+        if own.unproven.is_some_and(|target| own.done >= target) {
+            own.unproven = None;
+            self.unproven -= 1;
         }
         self.enqueue(&write.place);
     }
@@ -338,10 +355,7 @@ impl OwnRows {
             return;
         }
         let (wanted, waiting) = match (own.rows.is_empty(), own.dirty.is_empty()) {
-            (true, _) if own.note == Note::No => {
-                self.places.remove(place);
-                return;
-            }
+            (true, _) if own.note == Note::No => return self.forget(place),
             (true, _) => (Queue::Unnote, &mut self.unnote),
             (false, true) => return,
             (false, false) => (Queue::Fresh, &mut self.fresh),
@@ -360,6 +374,11 @@ impl OwnRows {
 }
 
 impl OwnPlace {
+    /// How many writes are begun once all is written that is to be written now.
+    fn writes_left(&self) -> u64 {
+        self.begun + self.dirty.len().div_ceil(ROWS_PER_WRITE) as u64
+    }
+
     fn begin_write(&mut self, place: Place, incarnation: Incarnation) -> Write {
         let mut write = Write { place, incarnation, puts: Vec::new(), removes: Vec::new() };
         let rest = self.dirty.split_off(self.dirty.len().min(ROWS_PER_WRITE));

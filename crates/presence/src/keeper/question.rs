@@ -51,7 +51,7 @@ impl Keeper {
     }
 
     pub(super) fn is_stale(&self, place: &Place) -> bool {
-        let confirmed = self.mirrors.get(place).is_some_and(|mirror| mirror.is_confirmed && mirror.version().is_some());
+        let confirmed = self.mirrors.get(place).is_some_and(|mirror| mirror.is_confirmed());
         !self.is_connected || !confirmed || !self.holds_lease() || self.lease.is_unanswered(self.now)
     }
 
@@ -88,6 +88,9 @@ impl Keeper {
         mirror.waiting = waiting;
         let knows_nothing = mirror.version().is_none() && mirror.roster.connections() == 0;
         for Waiting { id, query, .. } in ready {
+            if let (Some(mirror), Some(audience)) = (self.mirrors.get_mut(place), query.audience) {
+                mirror.owe(audience);
+            }
             if knows_nothing {
                 self.answer_from_own(id, &query);
                 continue;

@@ -38,6 +38,8 @@ enum Stage {
     Reap(Option<u64>),
     /// Say that it is done.
     Finish,
+    /// Something failed. It goes when its last call is back: an answer must not be taken for one to a later reaping.
+    Failed,
 }
 
 /// Rows that were removed.
@@ -57,7 +59,8 @@ impl Reaper {
 
     /// Nothing is reaped any more: this node may be the one that is dead.
     pub(super) fn stop(&mut self) {
-        self.jobs.clear();
+        self.jobs.iter_mut().for_each(Job::fail);
+        self.jobs.retain(Job::has_calls);
     }
 
     pub(super) fn next_call(&mut self) -> Option<Call> {
@@ -68,25 +71,25 @@ impl Reaper {
         let Some(job) = self.job(dead) else { return };
         job.busy = false;
         match result {
-            Some((places, next)) => {
+            Some((places, next)) if job.stage != Stage::Failed => {
                 job.places.extend(places);
                 job.stage = Stage::Reap(next);
             }
-            None => self.give_up(dead),
+            _ => self.give_up(dead),
         }
     }
 
     pub(super) fn handle_reaped(&mut self, reap: Reap, result: Option<Reaped>) -> Option<Removed> {
-        let Some(job) = self.job(&reap.dead) else {
-            return result.map(|reaped| Removed { rows: reaped.removed, vacated: reaped.vacated });
-        };
+        let job = self.job(&reap.dead)?;
         job.reaping -= 1;
+        let has_failed = job.stage == Stage::Failed;
         let Some(reaped) = result else {
             self.give_up(&reap.dead);
             return None;
         };
         job.found |= !reaped.removed.is_empty();
         match reaped.more {
+            _ if has_failed => self.give_up(&reap.dead),
             true => job.places.push_front(reap.place),
             false => job.done.push(reap.place),
         }
@@ -97,7 +100,7 @@ impl Reaper {
     pub(super) fn handle_done(&mut self, dead: &Incarnation, done: bool) {
         let Some(job) = self.job(dead) else { return };
         job.busy = false;
-        if !done || job.stage == Stage::Finish {
+        if !done || matches!(job.stage, Stage::Finish | Stage::Failed) {
             self.give_up(dead);
         }
     }
@@ -108,13 +111,26 @@ impl Reaper {
 
     /// It is done, or whoever is given it next has to do it.
     fn give_up(&mut self, dead: &Incarnation) {
-        self.jobs.retain(|job| job.dead != *dead);
+        if let Some(job) = self.job(dead) {
+            job.fail();
+        }
+        self.jobs.retain(|job| job.dead != *dead || job.has_calls());
     }
 }
 
 impl Job {
+    fn fail(&mut self) {
+        self.stage = Stage::Failed;
+        self.places.clear();
+        self.done.clear();
+    }
+
+    fn has_calls(&self) -> bool {
+        self.busy || self.reaping > 0
+    }
+
     fn next_call(&mut self) -> Option<Call> {
-        if self.busy {
+        if self.busy || self.stage == Stage::Failed {
             return None;
         }
         if let Some(place) = self.places.pop_front() {
@@ -135,7 +151,8 @@ impl Job {
                 self.stage = Stage::Read(Some(cursor));
                 Call::Noted { incarnation: dead, cursor: Some(cursor), limit: PLACES_PER_READ }
             }
-            Stage::Reap(None) | Stage::Finish => {
+            // The last is never here.
+            Stage::Reap(None) | Stage::Finish | Stage::Failed => {
                 self.stage = Stage::Finish;
                 Call::Reaped { dead, again: if self.found { SOON } else { LATER } }
             }

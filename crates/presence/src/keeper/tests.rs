@@ -333,6 +333,7 @@ fn without_the_store_the_answer_is_stale_and_comes_at_once() {
     assert_eq!(hand.answer(1), (2, true));
     hand.keeper.handle_event(hand.now, StoreEvent::Resumed);
     hand.ask(2, 10);
+    hand.renew(true);
     // The same version may have come about in another way.
     hand.read(1, vec![row(1, "alice")]);
     assert_eq!(hand.answer(2), (1, false));
@@ -412,6 +413,134 @@ fn the_dead_are_reaped_place_by_place() {
 }
 
 #[test]
+fn a_reaping_that_failed_is_over_when_its_last_call_is_back() {
+    let mut hand = Hand::new();
+    let dead = Incarnation::new("b", 3);
+    hand.keeper.reaper.begin(dead.clone());
+    let call = hand.call();
+    hand.done(call, Outcome::Noted(Ok((vec![place("crew:1"), place("crew:2")], None))));
+    hand.poll();
+    let mut calls = std::mem::take(&mut hand.effects).into_iter();
+    let (Some(Effect::Call(first)), Some(Effect::Call(second))) = (calls.next(), calls.next()) else { panic!() };
+    hand.done(first, Outcome::Reaped(Err(away())));
+    hand.keeper.reaper.begin(dead.clone());
+    hand.pass(1.0);
+    hand.nothing();
+    hand.done(second, Outcome::Reaped(Ok(Reaped { removed: vec![row(1, "alice")], vacated: false, more: true })));
+    hand.poll();
+    assert!(matches!(hand.effects[..], [Effect::Lost { .. }]), "what was removed is told: {:?}", hand.effects);
+    hand.effects.clear();
+    hand.keeper.reaper.begin(dead);
+    assert!(matches!(hand.call(), Call::Noted { cursor: None, .. }));
+}
+
+#[test]
+fn what_a_lost_incarnation_left_goes_after_everything_is_written_anew() {
+    let mut hand = Hand::new();
+    hand.join(row(1, "alice"));
+    hand.note();
+    hand.write(Some(1));
+    let left = hand.keeper.incarnation().clone();
+    hand.now += Duration::from_secs(60);
+    hand.keeper.handle_timeout(hand.now);
+    hand.renew(false);
+    hand.renew(true);
+    hand.note();
+    hand.write(Some(2));
+    hand.nothing();
+    hand.now += Duration::from_secs(4);
+    hand.keeper.handle_timeout(hand.now);
+    hand.poll();
+    let Some(Effect::Call(call @ Call::Renew(_))) = hand.effects.pop() else { panic!() };
+    let leases = Leases { held: true, dead: vec![left.clone()], ..Leases::default() };
+    hand.done(call, Outcome::Renewed(Ok(leases)));
+    assert!(matches!(hand.call(), Call::Noted { incarnation, .. } if incarnation == left));
+}
+
+#[test]
+fn who_was_shown_what_the_node_knew_is_shown_everything_later() {
+    let mut hand = Hand::new();
+    hand.keeper.handle_event(hand.now, StoreEvent::Interrupted);
+    hand.join(row(1, "alice"));
+    hand.keeper.handle_watch(hand.now, &place("crew:1"), Audience::Auto);
+    let query = Query {
+        place: place("crew:1"),
+        audience: Some(Audience::Auto),
+        snapshot: true,
+        after: None,
+        limit: 10,
+        bytes: 10_000,
+    };
+    hand.keeper.handle_query(hand.now, QueryId(1), query);
+    assert_eq!(hand.answer(1), (1, true));
+    for effect in std::mem::take(&mut hand.effects) {
+        let Effect::Call(call) = effect else { panic!("{effect:?}") };
+        hand.done(call, Outcome::Done(Err(away())));
+    }
+    hand.keeper.handle_event(hand.now, StoreEvent::Resumed);
+    let mut snapshots = Vec::new();
+    for _ in 0..20 {
+        hand.renew_if_due(true);
+        let Some(effect) = hand.effects.pop() else { break };
+        match effect {
+            Effect::Call(call) => {
+                let outcome = match &call {
+                    Call::Read { .. } => {
+                        let rows = vec![(Incarnation::new("b", 9), row(2, "bob"))];
+                        Outcome::Read(Ok(RowPage { version: at(4), rows, next: None }))
+                    }
+                    Call::Write(_) => Outcome::Written(Ok(Written { version: at(5), occupied: false, vacated: false })),
+                    _ => Outcome::Done(Ok(())),
+                };
+                hand.done(call, outcome);
+            }
+            Effect::Announce { told, .. } => snapshots.extend(told),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(&snapshots[..], [Told::Snapshot(answer)] if answer.users == 1 && !answer.stale), "{snapshots:?}");
+}
+
+#[test]
+fn who_is_missing_after_the_store_lost_its_data_is_believed_for_a_lease() {
+    let mut hand = Hand::new();
+    hand.keeper.handle_watch(hand.now, &place("crew:1"), Audience::Auto);
+    hand.listened_and_read(7, vec![row(1, "alice"), row(2, "bob"), row(3, "carol")]);
+    hand.keeper.handle_event(hand.now, StoreEvent::Interrupted);
+    hand.keeper.handle_event(hand.now, StoreEvent::Resumed);
+    hand.renew(true);
+    let call = hand.call();
+    let version = Version { epoch: "new".to_owned(), number: 1 };
+    let rows = vec![(Incarnation::new("b", 9), row(1, "alice"))];
+    hand.done(call, Outcome::Read(Ok(RowPage { version, rows, next: None })));
+    hand.ask(1, 10);
+    hand.pass(1.0);
+    assert_eq!(hand.told(), []);
+    hand.pass(1.5);
+    assert_eq!(hand.answer(1), (3, true));
+    let version = Version { epoch: "new".to_owned(), number: 2 };
+    let event = StoreEvent::Changed { place: place("crew:1"), version, changes: vec![put(2, "bob")] };
+    hand.keeper.handle_event(hand.now, event);
+    hand.pass(7.0);
+    assert_eq!(hand.told(), []);
+    hand.pass(1.5);
+    assert_eq!(hand.told(), [("offline".to_owned(), 0)]);
+    hand.ask(2, 10);
+    assert_eq!(hand.answer(2), (2, false));
+}
+
+#[test]
+fn questions_are_answered_while_the_node_goes_away() {
+    let mut hand = Hand::new();
+    hand.keeper.handle_drain(hand.now);
+    let call = hand.call();
+    hand.done(call, Outcome::Done(Ok(())));
+    hand.ask(1, 10);
+    hand.listened_and_read(1, vec![row(1, "alice")]);
+    assert_eq!(hand.answer(1), (1, false));
+}
+
+#[test]
 fn a_node_that_goes_away_leaves_its_rows_for_the_grace() {
     let mut hand = Hand::new();
     hand.join(row(1, "alice"));
@@ -455,6 +584,7 @@ fn writing_everything_anew_is_paced() {
     assert_eq!(settle(&mut hand), 200, "what is new is not paced");
     hand.keeper.handle_event(hand.now, StoreEvent::Interrupted);
     hand.keeper.handle_event(hand.now, StoreEvent::Resumed);
+    hand.renew(true);
     let mut written = settle(&mut hand);
     assert!(written < 200, "{written}");
     for _ in 0..400 {

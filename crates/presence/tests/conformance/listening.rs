@@ -13,9 +13,9 @@ pub(crate) async fn changes_are_told_where_a_node_listens_and_nowhere_else<F: Fi
     let fixture = F::start().await;
     let (mut one, mut two) = (Node::connect(&fixture).await, Node::connect(&fixture).await);
     for _ in 0..2 {
-        one.store.listen(&[place("crew:1")]).await.unwrap();
+        one.listen(&[place("crew:1")]).await;
     }
-    two.store.listen(&[place("crew:1"), place("crew:2")]).await.unwrap();
+    two.listen(&[place("crew:1"), place("crew:2")]).await;
     for (channel, writer) in [("crew:1", &one), ("crew:2", &one), ("crew:3", &one), ("crew:1", &two)] {
         let n = fastrand::u128(..);
         writer.put(channel, "a", &[n]).await;
@@ -43,10 +43,10 @@ pub(crate) async fn changes_are_told_where_a_node_listens_and_nowhere_else<F: Fi
         node.settle().await;
     }
     // Again after it had ended.
-    two.store.listen(&[place("crew:1")]).await.unwrap();
+    two.listen(&[place("crew:1")]).await;
     one.remove("crew:1", "a", &[3]).await;
     assert_eq!(told(&mut two, 1).await, [("crew:1".to_owned(), 4)]);
-    one.store.listen(&[]).await.unwrap();
+    one.listen(&[]).await;
 }
 
 pub(crate) async fn many_channels_are_listened_to_in_one_call<F: Fixture>() {
@@ -55,7 +55,7 @@ pub(crate) async fn many_channels_are_listened_to_in_one_call<F: Fixture>() {
     let (mut one, two) = (Node::connect(&fixture).await, Node::connect(&fixture).await);
     let names: Vec<_> = (0..CHANNELS).map(|n| format!("crew:{n}")).collect();
     let places: Vec<_> = names.iter().map(|name| place(name)).collect();
-    one.store.listen(&places).await.unwrap();
+    one.listen(&places).await;
     for name in &names {
         two.put(name, "a", &[1]).await;
     }
@@ -79,7 +79,7 @@ pub(crate) async fn versions_are_consecutive_however_many_write<F: Fixture>() {
     const WRITES: u128 = 100;
     let fixture = F::start().await;
     let mut listener = Node::connect(&fixture).await;
-    listener.store.listen(&[place("crew:1")]).await.unwrap();
+    listener.listen(&[place("crew:1")]).await;
     let mut writing = Vec::new();
     for writer in 0..WRITERS {
         let node = Node::connect(&fixture).await;
@@ -129,7 +129,7 @@ pub(crate) async fn listening_and_reading_have_no_hole_between_them<F: Fixture>(
             };
         }
     });
-    mirror.store.listen(&[place("crew:1")]).await.unwrap();
+    mirror.listen(&[place("crew:1")]).await;
     let (first, rows) = mirror.pages("crew:1", 20).await;
     let mut mirrored: BTreeMap<_, _> =
         rows.into_iter().map(|(incarnation, row)| (row.connection.0, (incarnation, row))).collect();
@@ -158,7 +158,7 @@ pub(crate) async fn a_store_that_is_closed_does_nothing_more<F: Fixture>() {
     let fixture = F::start().await;
     let (mut one, mut two) = (Node::connect(&fixture).await, Node::connect(&fixture).await);
     for node in [&one, &two] {
-        node.store.listen(&[place("crew:1")]).await.unwrap();
+        node.listen(&[place("crew:1")]).await;
     }
     one.put("crew:1", "a", &[1]).await;
     one.store.close().await;

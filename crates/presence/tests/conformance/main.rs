@@ -10,6 +10,10 @@ mod node;
 mod notes;
 mod outage;
 mod reaping;
+mod redis;
+mod redis_cluster;
+mod redis_group;
+mod redis_sentinel;
 mod rows;
 
 /// One test per case for a fixture.

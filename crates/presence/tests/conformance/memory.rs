@@ -47,7 +47,7 @@ async fn one_node_can_be_cut_off_alone() {
     let memory = Memory::new();
     let (mut one, mut two) = (Node::over(memory.attach()), Node::over(memory.attach()));
     for node in [&one, &two] {
-        node.store.listen(&[place("crew:1")]).await.unwrap();
+        node.listen(&[place("crew:1")]).await;
     }
     memory.interrupt(0).await;
     memory.interrupt(0).await;
@@ -67,7 +67,7 @@ async fn a_node_that_does_not_take_its_events_is_told_what_it_missed() {
     const WRITES: u64 = 6_000;
     let memory = Memory::new();
     let (mut slow, other) = (Node::over(memory.attach()), Node::over(memory.attach()));
-    slow.store.listen(&[place("crew:1")]).await.unwrap();
+    slow.listen(&[place("crew:1")]).await;
     for n in 0..u128::from(WRITES) {
         other.put("crew:1", "b", &[n]).await;
     }

@@ -1,6 +1,10 @@
 //! One node at a store, and what it writes.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use fanfare_presence::{
     ConnectionKey, Incarnation, Leases, Place, PresenceStore, Reap, Renewal, Row, RowChange, Standing, State,
@@ -14,11 +18,13 @@ use crate::fixture::{Fixture, SOON};
 pub(crate) struct Node {
     pub(crate) store: Arc<dyn PresenceStore>,
     events: StoreEvents,
+    /// Where channels stood before they were listened to.
+    before: Mutex<HashMap<Place, Version>>,
 }
 
 impl Node {
     pub(crate) fn over((store, events): (Arc<dyn PresenceStore>, StoreEvents)) -> Self {
-        Self { store, events }
+        Self { store, events, before: Mutex::default() }
     }
 
     pub(crate) async fn connect<F: Fixture>(fixture: &F) -> Self {
@@ -29,9 +35,24 @@ impl Node {
         self.next_event().await.expect("the stream of events goes on")
     }
 
-    /// `None` where the stream has ended.
+    /// `None` where the stream has ended. What changed before it was listened to may still come, as on a cluster: it is passed over,
+    /// as a mirror does.
     pub(crate) async fn next_event(&mut self) -> Option<StoreEvent> {
-        tokio::time::timeout(SOON, self.events.recv()).await.expect("an event in time")
+        loop {
+            let event = tokio::time::timeout(SOON, self.events.recv()).await.expect("an event in time")?;
+            let StoreEvent::Changed { place, version, .. } = &event else { return Some(event) };
+            let before = self.before.get_mut().unwrap().get(place);
+            if before.is_none_or(|before| before.epoch != version.epoch || before.number < version.number) {
+                return Some(event);
+            }
+        }
+    }
+
+    pub(crate) async fn listen(&self, places: &[Place]) {
+        let standings = self.store.standings(places).await.unwrap();
+        let versions = standings.into_iter().map(|standing| standing.version);
+        self.before.lock().unwrap().extend(places.iter().cloned().zip(versions));
+        self.store.listen(places).await.unwrap();
     }
 
     /// The next event, which is a change.
@@ -50,7 +71,7 @@ impl Node {
     /// Nothing was told but this, which is caused for the purpose.
     pub(crate) async fn settle(&mut self) {
         let mark = place("suite:mark");
-        self.store.listen(std::slice::from_ref(&mark)).await.unwrap();
+        self.listen(std::slice::from_ref(&mark)).await;
         let row = row(fastrand::u128(..), "mark");
         self.store.write(write("suite:mark", "mark", vec![row], vec![])).await.unwrap();
         let (place, ..) = self.changed().await;

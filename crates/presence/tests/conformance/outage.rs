@@ -35,7 +35,7 @@ pub(crate) async fn a_store_that_is_away_refuses_and_comes_back<F: Outage>() {
     let fixture = F::start().await;
     let mut node = Node::connect(&fixture).await;
     node.begin("a", LONG).await;
-    node.store.listen(&[place("crew:1"), place("crew:2")]).await.unwrap();
+    node.listen(&[place("crew:1"), place("crew:2")]).await;
     let before = node.put("crew:1", "a", &[1]).await.version;
     assert_eq!(node.changed().await.1, before);
     fixture.go_away().await;
@@ -68,7 +68,7 @@ pub(crate) async fn a_store_that_lost_its_data_begins_anew<F: Outage>() {
     let fixture = F::start().await;
     let mut node = Node::connect(&fixture).await;
     node.begin("a", LONG).await;
-    node.store.listen(&[place("crew:1")]).await.unwrap();
+    node.listen(&[place("crew:1")]).await;
     node.store.note(&incarnation("a"), &[place("crew:1")]).await.unwrap();
     let before = node.put("crew:1", "a", &[1, 2]).await.version;
     fixture.go_away().await;
@@ -88,7 +88,7 @@ pub(crate) async fn a_store_that_lost_its_data_begins_anew<F: Outage>() {
 pub(crate) async fn closes_while_the_store_is_away<F: Outage>() {
     let fixture = F::start().await;
     let mut node = Node::connect(&fixture).await;
-    node.store.listen(&[place("crew:1")]).await.unwrap();
+    node.listen(&[place("crew:1")]).await;
     fixture.go_away().await;
     tokio::time::timeout(SOON, node.store.close()).await.expect("it closes in time");
     while node.next_event().await.is_some() {}

@@ -18,7 +18,7 @@ pub(crate) async fn only_the_rows_of_the_dead_are_removed_and_told<F: Fixture>()
     // The same user on both.
     one.store.write(write("crew:1", "alive", vec![row(5, "u1")], vec![])).await.unwrap();
     one.put("crew:2", "dead", &[6]).await;
-    two.store.listen(&[place("crew:1")]).await.unwrap();
+    two.listen(&[place("crew:1")]).await;
 
     let reaped = one.store.reap(reap.clone()).await.unwrap();
     let mut removed = reaped.removed;
@@ -49,7 +49,7 @@ pub(crate) async fn each_row_is_removed_once_whoever_reaps<F: Fixture>() {
     for part in all.chunks(100) {
         one.put("crew:1", "dead", part).await;
     }
-    listener.store.listen(&[place("crew:1")]).await.unwrap();
+    listener.listen(&[place("crew:1")]).await;
     let ((mut removed, vacated), (others, also)) = tokio::join!(one.reap("crew:1", "dead"), two.reap("crew:1", "dead"));
     removed.extend(others);
     removed.sort_unstable();

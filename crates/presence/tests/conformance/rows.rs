@@ -15,7 +15,7 @@ use crate::{
 pub(crate) async fn rows_come_back_as_they_were_written<F: Fixture>() {
     let fixture = F::start().await;
     let (one, mut two) = (Node::connect(&fixture).await, Node::connect(&fixture).await);
-    two.store.listen(&[place("crew:1")]).await.unwrap();
+    two.listen(&[place("crew:1")]).await;
     let long = format!("[\"{}\"]", "x".repeat(1_000));
     let rows: Vec<Row> = vec![
         row(0, "alice"),
@@ -48,7 +48,7 @@ pub(crate) async fn rows_come_back_as_they_were_written<F: Fixture>() {
 pub(crate) async fn a_write_that_changes_nothing_gives_no_version<F: Fixture>() {
     let fixture = F::start().await;
     let (one, mut two) = (Node::connect(&fixture).await, Node::connect(&fixture).await);
-    two.store.listen(&[place("crew:1")]).await.unwrap();
+    two.listen(&[place("crew:1")]).await;
     let nothing = Standing { version: Version { epoch: String::new(), number: 0 }, users: 0, connections: 0 };
     assert_eq!(one.standing("crew:1").await, nothing);
     // Nothing was ever written.
@@ -89,7 +89,7 @@ pub(crate) async fn a_put_is_over_what_was_there_and_a_remove_of_ones_own_only<F
     let (one, mut two) = (Node::connect(&fixture).await, Node::connect(&fixture).await);
     one.put("crew:1", "a", &[1, 2]).await;
     assert_eq!(two.remove("crew:1", "b", &[1, 2]).await.version.number, 1);
-    two.store.listen(&[place("crew:1")]).await.unwrap();
+    two.listen(&[place("crew:1")]).await;
     assert_eq!(two.put("crew:1", "b", &[2]).await.version.number, 2);
     assert_eq!(two.changed().await.2, [RowChange::Put(incarnation("b"), row(2, "u2"))]);
     assert_eq!(one.owners("crew:1").await, [(1, "a".to_owned()), (2, "b".to_owned())]);
@@ -225,7 +225,7 @@ pub(crate) async fn tenants_and_channels_share_nothing<F: Fixture>() {
     let mut node = Node::connect(&fixture).await;
     let places = [("acme", "crew:1"), ("acme", "crew:1:a"), ("acme", "crew"), ("beta", "crew:1"), ("acme1", "crew:1")];
     let places = places.map(|(tenant, channel)| place_of(tenant, channel));
-    node.store.listen(&places[3..4]).await.unwrap();
+    node.listen(&places[3..4]).await;
     for (n, place) in places.iter().enumerate() {
         let puts = vec![row(n as u128, "alice")];
         let write = Write { place: place.clone(), incarnation: incarnation("a"), puts, removes: vec![] };
