@@ -136,7 +136,11 @@ impl PresenceStore for MemoryStore {
 
     async fn renew(&self, renewal: Renewal) -> Result<Leases, StoreError> {
         let mut kept = self.enter("renew")?;
-        Ok(kept.leases.renew(Instant::now(), &renewal))
+        let now = Instant::now();
+        for forgotten in kept.leases.forget_dead(now) {
+            kept.notes.remove(&forgotten);
+        }
+        Ok(kept.leases.renew(now, &renewal))
     }
 
     async fn resign(&self, incarnation: &Incarnation, after: Duration, at_once: bool) -> Result<(), StoreError> {

@@ -49,11 +49,12 @@ impl Truth {
         roster
     }
 
-    pub(crate) fn join(&mut self, now: Duration, node: usize, place: &Place, row: Row) {
+    /// Where the node cannot write, nobody else can know.
+    pub(crate) fn join(&mut self, now: Duration, node: usize, place: &Place, row: Row, writes: bool) {
         let (connection, user) = (row.connection, row.user.clone());
         let key = (place.clone(), connection);
         let was_there = self.rows.insert(key, (node, row)).is_some();
-        if !was_there {
+        if !was_there && writes {
             let place = place.clone();
             self.covers.push(Cover { place, connection, user, node, from: now + SETTLE, until: None });
         }
@@ -84,6 +85,10 @@ impl Truth {
     pub(crate) fn trust(&mut self, now: Duration, node: usize) {
         for (place, row) in self.rows_of(node) {
             let (connection, user) = (row.connection, row.user);
+            let is_this = |cover: &Cover| cover.connection == connection && cover.place == place;
+            if self.covers.iter().any(|cover| is_this(cover) && cover.until.is_none()) {
+                continue;
+            }
             self.covers.push(Cover { place, connection, user, node, from: now + 2 * SETTLE, until: None });
         }
     }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use fanfare_presence::{
-    Audience, Call, ConnectionKey, Effect, Incarnation, Place, PresenceStore, Query, QueryId, Row, State, StoreEvent,
-    Told, User, memory::Memory,
+    Audience, Call, ConnectionKey, Effect, Incarnation, Outcome, Place, PresenceStore, Query, QueryId, Row, State,
+    StoreEvent, Told, User, memory::Memory,
 };
 use fanfare_protocol::{Channel, Tenant};
 use serde_json::value::RawValue;
@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use crate::{
     chance::Chance,
     client::Client,
-    node::{GRACE, Inbound, MAX_NAMED, Node, unanswered},
+    node::{GRACE, Inbound, LEASE, MAX_NAMED, Node, unanswered},
     plan::{Plan, Step},
     truth::Truth,
 };
@@ -51,6 +51,11 @@ struct World {
     truth: Truth,
     /// All is well from now on.
     is_healed: bool,
+    /// Of each life: how often its connection was lost, with what was under way on it.
+    broken: BTreeMap<u64, u64>,
+    /// Calls that are not answered.
+    waiting: BTreeMap<u64, (usize, u64, Call)>,
+    flushed: Option<Duration>,
     outages: u32,
     cuts: [u32; NODES],
     trace: Vec<String>,
@@ -65,7 +70,13 @@ enum Happening {
         store: std::sync::Arc<dyn PresenceStore>,
         call: Call,
         number: u64,
-        gives_up_at: Duration,
+        /// How often the connection was lost before.
+        broken: u64,
+    },
+    /// What a call came to; `None` where that is not known in time.
+    Answer {
+        number: u64,
+        outcome: Option<Outcome>,
     },
     Inbound {
         node: usize,
@@ -114,6 +125,9 @@ pub(crate) async fn run(plan: &Plan, is_shown: bool) -> Vec<String> {
         names: 0,
         truth: Truth::default(),
         is_healed: false,
+        broken: BTreeMap::new(),
+        waiting: BTreeMap::new(),
+        flushed: None,
         outages: 0,
         cuts: [0; NODES],
         trace: Vec::new(),
@@ -160,9 +174,13 @@ impl World {
                 self.note(|| format!("{step:?}"));
                 self.step(step).await;
             }
-            Happening::Execute { node, life, store, call, number, gives_up_at } => {
-                self.execute(node, life, &*store, call, number, gives_up_at).await;
+            Happening::Execute { life, broken, number, .. } if self.broken_of(life) != broken => {
+                self.answered(number, None);
             }
+            Happening::Execute { node, life, store, call, number, .. } => {
+                self.execute(node, life, &*store, call, number).await;
+            }
+            Happening::Answer { number, outcome } => self.answered(number, outcome),
             Happening::Inbound { node, life, inbound } => self.inbound(node, life, inbound),
             Happening::Start { node } => self.start(node),
             Happening::Continue { node, life } => self.go_on(node, life),
@@ -173,10 +191,12 @@ impl World {
                     self.note(|| "the store is back".to_owned());
                     self.memory.come_back().await;
                     for node in 0..NODES {
-                        if self.cuts[node] > 0
-                            && let Some(life) = self.nodes[node].as_ref().map(|node| node.life)
-                        {
-                            self.memory.interrupt(self.lines[&life]).await;
+                        let Some(there) = &self.nodes[node] else { continue };
+                        let (line, is_stopped) = (self.lines[&there.life], there.stopped.is_some());
+                        if self.cuts[node] > 0 {
+                            self.memory.interrupt(line).await;
+                        } else if !is_stopped {
+                            self.truth.trust(self.now, node);
                         }
                     }
                 }
@@ -253,6 +273,8 @@ impl World {
                 let query = query(place_of(place), None, 0);
                 self.query(node, query);
             }
+            // Whoever dies before it has found out that its lease is lost cannot say so: nobody flushes a store in use and kills nodes.
+            Step::Crash { .. } | Step::Drain { .. } if self.flushed.is_some_and(|at| self.now < at + LEASE) => {}
             Step::Crash { node, until } => {
                 let node = node as usize % NODES;
                 if self.nodes[node].take().is_some() {
@@ -275,21 +297,29 @@ impl World {
                 self.cuts[node] += 1;
                 self.truth.doubt(self.now, node);
                 self.memory.interrupt(self.lines[&life]).await;
+                self.disconnect(life);
                 self.after(until, Happening::Mend { node, life });
             }
             Step::Outage { until, loses } => {
                 self.outages += 1;
                 self.memory.go_away().await;
+                (0..self.attached as u64).for_each(|life| self.disconnect(life));
                 if loses {
                     self.lose();
                 }
                 self.after(until, Happening::ComeBack);
             }
-            Step::Flush => self.lose(),
+            Step::Flush => {
+                self.flushed = Some(self.now);
+                self.lose();
+            }
         }
     }
 
     fn lose(&mut self) {
+        // What those who are gone have under way does not outlive the server.
+        let lives: Vec<_> = self.nodes.iter().flatten().map(|node| node.life).collect();
+        (0..self.attached as u64).filter(|life| !lives.contains(life)).for_each(|life| self.disconnect(life));
         self.truth.lose(self.now);
         self.memory.begin_anew();
     }
@@ -330,7 +360,8 @@ impl World {
         // A connection that comes again within the grace has been there since it came first, which only its node remembers.
         let since = self.truth.rows().find(|(at, _, kept)| *at == place && kept.connection == row.connection);
         let row = Row { since: since.map_or(row.since, |(_, _, kept)| kept.since), ..row };
-        self.truth.join(self.now, node, place, row.clone());
+        let writes = self.outages == 0 && self.cuts[node] == 0;
+        self.truth.join(self.now, node, place, row.clone(), writes);
         let now = self.now;
         self.with(node, |node| node.join(now, place, row));
     }
@@ -495,30 +526,28 @@ impl World {
     fn send(&mut self, node: usize, call: Call) {
         self.calls += 1;
         let (number, now) = (self.calls, self.now);
-        let longest = self.latency(("call", node, now, number));
-        let delay = self.chance.up_to(longest, ("sent", node, now, number));
+        let delay = self.delay(("call", node, number));
         let Some(sending) = &mut self.nodes[node] else { return };
         // One connection carries them in their order.
         let at = (now + delay).max(sending.last_executed);
         sending.last_executed = at;
         let (life, store) = (sending.life, sending.store.clone());
-        let gives_up_at = now + CALL_TIMEOUT;
-        if at >= gives_up_at {
-            let inbound = Inbound::Done(call.clone(), unanswered(&call));
-            self.after(CALL_TIMEOUT, Happening::Inbound { node, life, inbound });
-        }
-        self.after(at - now, Happening::Execute { node, life, store, call, number, gives_up_at });
+        let broken = self.broken_of(life);
+        self.waiting.insert(number, (node, life, call.clone()));
+        self.after(CALL_TIMEOUT, Happening::Answer { number, outcome: None });
+        self.after(at - now, Happening::Execute { node, life, store, call, number, broken });
     }
 
-    async fn execute(
-        &mut self,
-        node: usize,
-        life: u64,
-        store: &dyn PresenceStore,
-        call: Call,
-        number: u64,
-        gives_up_at: Duration,
-    ) {
+    fn broken_of(&self, life: u64) -> u64 {
+        self.broken.get(&life).copied().unwrap_or(0)
+    }
+
+    /// A connection is lost, and what was under way on it.
+    fn disconnect(&mut self, life: u64) {
+        *self.broken.entry(life).or_default() += 1;
+    }
+
+    async fn execute(&mut self, node: usize, life: u64, store: &dyn PresenceStore, call: Call, number: u64) {
         if let Call::Reap(reap) = &call {
             let held = self.memory.holders();
             assert!(!held.contains(&reap.dead), "n{node} reaps {}, which holds a lease", reap.dead);
@@ -528,18 +557,23 @@ impl World {
             Some(_) => format!("n{node}.{life} {} failed", call.name()),
             None => format!("n{node}.{life} {}", described(&call)),
         });
-        if self.now >= gives_up_at {
-            return;
-        }
-        let longest = self.latency(("answer", node, self.now, number));
-        let delay = self.chance.up_to(longest, ("answered", node, self.now, number));
+        let delay = self.delay(("answer", node, number));
         let is_lost = !self.is_calm && !self.is_healed && self.chance.percent(3, ("lost", node, self.now, number));
-        let is_late = self.now + delay >= gives_up_at;
-        let (at, outcome) = match is_lost || is_late {
-            true => (gives_up_at - self.now, unanswered(&call)),
-            false => (delay, outcome),
-        };
-        self.after(at, Happening::Inbound { node, life, inbound: Inbound::Done(call, outcome) });
+        if !is_lost {
+            self.after(delay, Happening::Answer { number, outcome: Some(outcome) });
+        }
+    }
+
+    fn delay(&self, what: impl std::hash::Hash + Copy) -> Duration {
+        let longest = self.latency((what, self.now));
+        self.chance.up_to(longest, ("delay", what, self.now))
+    }
+
+    fn answered(&mut self, number: u64, outcome: Option<Outcome>) {
+        if let Some((node, life, call)) = self.waiting.remove(&number) {
+            let outcome = outcome.unwrap_or_else(|| unanswered(&call));
+            self.inbound(node, life, Inbound::Done(call, outcome));
+        }
     }
 
     /// How long something may be under way.
@@ -558,8 +592,7 @@ impl World {
             while let Some(listening) = self.nodes[node].as_mut() {
                 let Ok(event) = listening.events.try_recv() else { break };
                 let (life, now, last) = (listening.life, self.now, listening.last_told);
-                let longest = self.latency(("event", node, now, self.happenings));
-                let at = (now + self.chance.up_to(longest, ("told", node, now, self.happenings))).max(last);
+                let at = (now + self.delay(("event", node, self.happenings))).max(last);
                 if let Some(listening) = self.nodes[node].as_mut() {
                     listening.last_told = at;
                 }
@@ -633,7 +666,7 @@ impl World {
             self.pump(node);
         }
         self.with(node, |node| node.handle(now, Inbound::Wake));
-        if self.cuts[node] == 0 {
+        if self.cuts[node] == 0 && self.outages == 0 {
             self.truth.trust(now, node);
         }
     }
@@ -646,7 +679,7 @@ impl World {
             if self.outages == 0 {
                 self.memory.resume(self.lines[&life]).await;
             }
-            if !is_stopped {
+            if !is_stopped && self.outages == 0 {
                 self.truth.trust(self.now, node);
             }
         }
@@ -677,10 +710,13 @@ impl World {
     fn check(&mut self) {
         self.note(|| "check".to_owned());
         let own = |node: usize| self.nodes[node].as_ref().expect("all are up").keeper.incarnation().clone();
-        let mut rows: Vec<_> = self.memory.rows();
+        // A connection that comes again within the grace may have been there since it came first.
+        let no_since = |row: &Row| Row { since: 0, ..row.clone() };
+        let rows = self.memory.rows().into_iter();
+        let mut rows: Vec<_> = rows.map(|(place, own, row)| (place, own, no_since(&row))).collect();
         rows.sort_by_key(|(place, _, row)| (place.clone(), row.connection));
         let truth: Vec<(Place, Incarnation, Row)> =
-            self.truth.rows().map(|(place, node, row)| (place.clone(), own(node), row.clone())).collect();
+            self.truth.rows().map(|(place, node, row)| (place.clone(), own(node), no_since(row))).collect();
         assert_eq!(rows, truth, "the store's rows are those of the sockets");
         for index in 0..NODES {
             let node = self.nodes[index].as_ref().expect("all are up");
