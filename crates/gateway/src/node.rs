@@ -38,7 +38,10 @@ use crate::{
     },
     internal::{self, InternalState, Served},
     lifecycle::{Courier, CourierEnd, LifecycleContext, Turnouts, lifecycle_queue},
-    limits::{CLIENT_PUBLISHES, CLIENT_READS, HUB_INBOX_REQUESTS, PRESENCE_CALLS, PRESENCE_INBOX_REQUESTS},
+    limits::{
+        CLIENT_PUBLISHES, CLIENT_READS, HUB_INBOX_REQUESTS, PRESENCE_CALLS, PRESENCE_DRAIN_TIME,
+        PRESENCE_INBOX_REQUESTS,
+    },
     listener,
     presence::{PresenceDriver, PresenceHandle, TurnoutSink},
     public::PublicHttp,
@@ -375,7 +378,7 @@ impl RunningNode {
         self.accepting.cancel();
         if let Some(presence) = &self.presence {
             // Before the shards close anything: that members leave is not to be told, they come back on other nodes.
-            let _ = tokio::time::timeout(deadline, presence.drain()).await;
+            let _ = tokio::time::timeout(deadline.min(PRESENCE_DRAIN_TIME), presence.drain()).await;
         }
         let reconnect_after_ms = RECONNECT_AFTER.as_millis() as u64;
         let told = self.shards.iter().map(|shard| shard.handle.inbox.send(ShardMessage::Drain { reconnect_after_ms }));

@@ -6,7 +6,9 @@ mod call;
 mod effect;
 mod lease;
 mod mirror;
+mod mirroring;
 mod own;
+mod pauses;
 mod question;
 mod reaper;
 
@@ -27,18 +29,11 @@ pub use effect::{Effect, Told};
 pub use question::{Answer, Query, QueryId};
 
 use lease::{Lease, Renewed};
-use mirror::{Mirror, PageRead, Phase, Waiting};
+use mirror::{Mirror, Waiting};
 use own::OwnRows;
-use question::{PATIENCE, answer};
+use pauses::Pauses;
+use question::PATIENCE;
 use reaper::Reaper;
-
-/// How long nothing is tried after the store has failed, doubled with each failure up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Channels in one call that listens, or that asks where they stand.
-const PLACES_PER_CALL: usize = 128;
-/// Rows that are read with one call.
-const ROWS_PER_READ: usize = 500;
 
 /// What a keeper is told by the configuration.
 #[derive(Clone, Debug)]
@@ -77,15 +72,15 @@ pub struct Keeper {
     /// Channels that have to be asked where they stand: mirrors in doubt, and questions for counts.
     standings: VecDeque<Place>,
     counting: HashMap<Place, Vec<QueryId>>,
-    unlisten: Vec<Place>,
+    unlisten: BTreeSet<Place>,
     /// Those of which a call that unlistens is under way.
     unlistening: HashSet<Place>,
     in_flight: usize,
     /// The store tells of changes.
     is_connected: bool,
-    /// Nothing is tried before; and how long the pause after the next failure is.
-    paused_until: Duration,
-    pause: Duration,
+    pauses: Pauses,
+    /// Whose turn it is, see [`next_call`](Self::next_call).
+    turn: usize,
     drain: Drain,
 }
 
@@ -96,6 +91,7 @@ enum Timer {
     Patience(Place),
     Linger(Place),
     Unproven(Place),
+    Retry(Place),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,12 +117,12 @@ impl Keeper {
             calls: VecDeque::new(),
             standings: VecDeque::new(),
             counting: HashMap::new(),
-            unlisten: Vec::new(),
+            unlisten: BTreeSet::new(),
             unlistening: HashSet::new(),
             in_flight: 0,
             is_connected: true,
-            paused_until: now,
-            pause: FIRST_PAUSE,
+            pauses: Pauses::new(now),
+            turn: 0,
             drain: Drain::No,
         }
     }
@@ -226,7 +222,14 @@ impl Keeper {
         }
         let awaited = self.own.awaited(&place);
         let until = now + PATIENCE;
+        let linger = now + self.config.grace;
         let mirror = self.mirror(&place);
+        if !mirror.is_watched() && mirror.lingers_until.is_none() {
+            // Whoever asks once asks again.
+            mirror.lingers_until = Some(linger);
+            self.timers.insert((linger, Timer::Linger(place.clone())));
+        }
+        let Some(mirror) = self.mirrors.get_mut(&place) else { return };
         mirror.waiting.push(Waiting { id, query, awaited, until });
         self.timers.insert((until, Timer::Patience(place.clone())));
         self.go_on(&place);
@@ -252,7 +255,7 @@ impl Keeper {
             }
             StoreEvent::Resumed => {
                 self.is_connected = true;
-                self.paused_until = now;
+                self.pauses.end(now).for_each(|place| self.release(&place));
                 // What it has is not known: it may have lost anything, removals too, and have come to the same version in another way.
                 let left = self.lease.leave(now);
                 self.begin_anew(Some(left));
@@ -269,15 +272,33 @@ impl Keeper {
         }
         self.in_flight -= 1;
         match outcome.failure() {
-            None => {
-                self.pause = FIRST_PAUSE;
-            }
-            Some(_) => {
-                self.paused_until = now + self.pause / 2 + self.lease.up_to(self.pause / 2);
-                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            None => self.pauses.handle_success(now, call.places()),
+            Some(error) => {
+                self.pauses.handle_failure(now, error, self.lease.fraction());
+                self.hold(call.places());
             }
         }
         self.handle_outcome(call, outcome);
+    }
+
+    /// What has failed on a channel is not tried again at once.
+    fn hold(&mut self, places: &[Place]) {
+        for place in places {
+            let at = self.pauses.hold(self.now, place, self.lease.fraction());
+            self.own.hold(place);
+            if let Some(mirror) = self.mirrors.get_mut(place) {
+                mirror.is_held = true;
+            }
+            self.timers.insert((at, Timer::Retry(place.clone())));
+        }
+    }
+
+    fn release(&mut self, place: &Place) {
+        self.own.release(place);
+        if let Some(mirror) = self.mirrors.get_mut(place) {
+            mirror.is_held = false;
+        }
+        self.go_on(place);
     }
 
     fn handle_outcome(&mut self, call: Call, outcome: Outcome) {
@@ -331,6 +352,7 @@ impl Keeper {
                 Timer::Announce(place) => self.announce(&place),
                 Timer::Patience(place) => self.answer_waiting(&place),
                 Timer::Linger(place) => self.drop_if_unwatched(&place),
+                Timer::Retry(place) => self.release(&place),
                 Timer::Unproven(place) => {
                     if let Some(mirror) = self.mirrors.get_mut(&place) {
                         mirror.end_unproven(now);
@@ -372,7 +394,7 @@ impl Keeper {
         {
             return Some(Effect::Call(Call::Renew(renewal)));
         }
-        if self.in_flight >= self.config.calls || self.now < self.paused_until {
+        if self.in_flight >= self.config.calls || self.pauses.until(self.now).is_some() {
             return None;
         }
         let call = self.next_call()?;
@@ -383,7 +405,7 @@ impl Keeper {
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let first = self.timers.first().map(|(at, _)| *at);
-        let paused = (self.now < self.paused_until).then_some(self.paused_until);
+        let paused = self.pauses.until(self.now);
         let renewal = self.lease.due().filter(|_| self.drain == Drain::No);
         let is_free = self.in_flight < self.config.calls && paused.is_none();
         let paced = (is_free && self.may_write()).then(|| self.own.due()).flatten();
@@ -394,56 +416,24 @@ impl Keeper {
         self.drain == Drain::No && self.lease.may_write(self.now)
     }
 
-    /// What is done at the store next; renewals come before all of it.
+    /// What is done at the store next: renewals before all of it, the others in turn, so that none waits for all of another.
     fn next_call(&mut self) -> Option<Call> {
-        if let Some(call) = self.next_mirror_call() {
-            return Some(call);
-        }
-        if !self.standings.is_empty() {
-            let count = self.standings.len().min(PLACES_PER_CALL);
-            return Some(Call::Standings(self.standings.drain(..count).collect()));
-        }
-        if self.may_write() {
-            if let Some(call) = self.reaper.next_call() {
-                return Some(call);
-            }
-            if let Some(call) = self.own.next_call(self.now, self.lease.incarnation()) {
-                return Some(call);
-            }
-        }
-        let count = self.unlisten.len().min(PLACES_PER_CALL);
-        let places: Vec<Place> = self.unlisten.drain(..count).collect();
-        self.unlistening.extend(places.iter().cloned());
-        (count > 0).then_some(Call::Unlisten(places))
-    }
-
-    fn next_mirror_call(&mut self) -> Option<Call> {
-        let mut listen = Vec::new();
-        while let Some(place) = self.calls.front() {
-            let Some(mirror) = self.mirrors.get_mut(place) else {
-                self.calls.pop_front();
-                continue;
+        const TURNS: usize = 5;
+        for _ in 0..TURNS {
+            self.turn = (self.turn + 1) % TURNS;
+            let call = match self.turn {
+                0 if self.may_write() => self.own.next_call(self.now, self.lease.incarnation()),
+                1 => self.next_mirror_call(),
+                2 => self.next_standings(),
+                3 if self.may_write() => self.reaper.next_call(),
+                4 => self.next_unlisten(),
+                _ => None,
             };
-            match mirror.phase {
-                Phase::Unlistened if listen.len() < PLACES_PER_CALL => {
-                    mirror.phase = Phase::Listening;
-                    mirror.is_queued = false;
-                    listen.extend(self.calls.pop_front());
-                }
-                Phase::Unread if listen.is_empty() => {
-                    mirror.begin_reading();
-                    mirror.is_queued = false;
-                    let place = self.calls.pop_front()?;
-                    return Some(Call::Read { place, cursor: None, limit: ROWS_PER_READ });
-                }
-                Phase::Unlistened | Phase::Unread => break,
-                Phase::Listening | Phase::Reading(_) | Phase::Following(_) => {
-                    mirror.is_queued = false;
-                    self.calls.pop_front();
-                }
+            if call.is_some() {
+                return call;
             }
         }
-        (!listen.is_empty()).then_some(Call::Listen(listen))
+        None
     }
 
     fn handle_renewed(&mut self, renewal: &Renewal, leases: Option<&Leases>) {
@@ -493,178 +483,6 @@ impl Keeper {
         }
         if removed.vacated {
             self.effects.push_back(Effect::Vacated(place));
-        }
-    }
-
-    fn handle_listened(&mut self, place: &Place, is_done: bool) {
-        let Some(mirror) = self.mirrors.get_mut(place) else {
-            // Nobody watches any more; the store listens all the same.
-            if is_done {
-                self.unlisten.push(place.clone());
-            }
-            return;
-        };
-        if matches!(mirror.phase, Phase::Listening) {
-            mirror.phase = if is_done { Phase::Unread } else { Phase::Unlistened };
-        }
-        self.go_on(place);
-        self.answer_waiting(place);
-    }
-
-    fn handle_read(&mut self, place: &Place, page: Option<RowPage>) {
-        let Some(mirror) = self.mirrors.get_mut(place) else { return };
-        match page {
-            None => {
-                mirror.phase = Phase::Unread;
-            }
-            Some(page) => {
-                let lease = &self.lease;
-                if let PageRead::More(cursor) =
-                    mirror.handle_page(self.now, self.config.lease, page, |incarnation| lease.is_dead(incarnation))
-                {
-                    self.in_flight += 1;
-                    let call = Call::Read { place: place.clone(), cursor: Some(cursor), limit: ROWS_PER_READ };
-                    return self.effects.push_back(Effect::Call(call));
-                }
-            }
-        }
-        self.go_on(place);
-        self.answer_waiting(place);
-    }
-
-    fn handle_standings(&mut self, places: &[Place], result: Result<Vec<Standing>, StoreError>) {
-        for (index, place) in places.iter().enumerate() {
-            let standing = result.as_ref().ok().and_then(|standings| standings.get(index));
-            for id in self.counting.remove(place).unwrap_or_default() {
-                match standing {
-                    Some(standing) => {
-                        let Standing { users, connections, .. } = *standing;
-                        let answer =
-                            Answer { users, connections, members: None, version: None, stale: !self.holds_lease() };
-                        self.effects.push_back(Effect::Answer { query: id, answer });
-                    }
-                    None => self.answer_counts_from_own(id, place),
-                }
-            }
-            let Some(mirror) = self.mirrors.get_mut(place) else { continue };
-            match standing {
-                None => self.standings.push_back(place.clone()),
-                Some(standing) if mirror.version() == Some(&standing.version) => mirror.set_confirmed(true),
-                Some(_) => {
-                    mirror.handle_doubt();
-                }
-            }
-            self.go_on(place);
-            self.answer_waiting(place);
-        }
-    }
-
-    fn mirror(&mut self, place: &Place) -> &mut Mirror {
-        let unlisten = &mut self.unlisten;
-        self.mirrors.entry(place.clone()).or_insert_with(|| {
-            let mut mirror = Mirror::new();
-            // Nobody has told the store yet that it was not wanted for a while.
-            if let Some(at) = unlisten.iter().position(|other| other == place) {
-                unlisten.swap_remove(at);
-                mirror.phase = Phase::Unread;
-            }
-            mirror
-        })
-    }
-
-    /// Sees to it that a mirror gets the call that it needs, and is woken when it has something to tell.
-    fn go_on(&mut self, place: &Place) {
-        let Some(mirror) = self.mirrors.get_mut(place) else { return };
-        let owed = mirror.prepare(self.config.batch, self.config.max_named);
-        if let Some(due) = mirror.unproven_until() {
-            self.timers.insert((due, Timer::Unproven(place.clone())));
-        }
-        let wants_call = matches!(mirror.phase, Phase::Unlistened | Phase::Unread);
-        if wants_call && !mirror.is_queued && !self.unlistening.contains(place) {
-            mirror.is_queued = true;
-            self.calls.push_back(place.clone());
-        }
-        if let Some(due) = mirror.due() {
-            self.timers.insert((due, Timer::Announce(place.clone())));
-        }
-        for (audience, version) in owed {
-            let told = self.snapshot(place, version).into_iter().collect();
-            self.effects.push_back(Effect::Announce { place: place.clone(), audience, told });
-        }
-    }
-
-    fn read_all_anew(&mut self) {
-        for mirror in self.mirrors.values_mut() {
-            mirror.set_confirmed(false);
-            mirror.handle_doubt();
-        }
-        let places: Vec<Place> = self.mirrors.keys().cloned().collect();
-        places.iter().for_each(|place| self.go_on(place));
-    }
-
-    /// Each mirror is compared with the store, which costs one call for many.
-    fn doubt_all(&mut self) {
-        self.standings.clear();
-        self.standings.extend(self.counting.keys().cloned());
-        for (place, mirror) in &mut self.mirrors {
-            mirror.set_confirmed(false);
-            if !self.counting.contains_key(place) {
-                self.standings.push_back(place.clone());
-            }
-        }
-    }
-
-    fn announce(&mut self, place: &Place) {
-        for audience in [Audience::Auto, Audience::Names] {
-            let Some(mirror) = self.mirrors.get_mut(place) else { return };
-            let (now, roster) = (self.now, std::mem::take(&mut mirror.roster));
-            let announced = mirror.announcer(audience).map(|announcer| announcer.poll(now, &roster));
-            mirror.roster = roster;
-            let mut told = Vec::new();
-            for announcement in announced.unwrap_or_default() {
-                told.push(match announcement {
-                    Announcement::Change(change) => Told::Change(change),
-                    Announcement::Count(counts) => Told::Count(counts),
-                    Announcement::Snapshot(version) => match self.snapshot(place, version) {
-                        Some(snapshot) => snapshot,
-                        None => return,
-                    },
-                });
-            }
-            if !told.is_empty() {
-                self.effects.push_back(Effect::Announce { place: place.clone(), audience, told });
-            }
-        }
-        self.go_on(place);
-    }
-
-    /// What everybody who watches is shown.
-    fn snapshot(&self, place: &Place, version: u64) -> Option<Told> {
-        let limit = self.config.max_named;
-        let query = Query {
-            place: place.clone(),
-            audience: None,
-            snapshot: false,
-            after: None,
-            limit,
-            bytes: self.config.snapshot_bytes,
-        };
-        let mirror = self.mirrors.get(place)?;
-        let answer = Answer { version: Some(version), ..answer(&mirror.roster, &query, self.is_stale(place)) };
-        Some(Told::Snapshot(Box::new(answer)))
-    }
-
-    /// A mirror that nobody watches lingers for a while; one that was made for a question goes with its answer.
-    fn drop_if_unwatched(&mut self, place: &Place) {
-        let Some(mirror) = self.mirrors.get(place) else { return };
-        let lingers = mirror.lingers_until.is_some_and(|until| until > self.now);
-        if mirror.is_watched() || lingers || !mirror.waiting.is_empty() {
-            return;
-        }
-        let is_listening = !matches!(mirror.phase, Phase::Unlistened | Phase::Listening);
-        self.mirrors.remove(place);
-        if is_listening {
-            self.unlisten.push(place.clone());
         }
     }
 }

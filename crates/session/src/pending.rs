@@ -80,7 +80,7 @@ pub(crate) struct FinishedBatch {
 
 impl Pending {
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.operations.is_empty() && self.batches.is_empty()
+        self.waiting.is_empty() && self.operations.is_empty() && self.batches.is_empty() && self.in_flight == 0
     }
 
     /// Keeps a command until the session is connected.

@@ -17,7 +17,10 @@ impl Session {
     pub(crate) fn set_presence(&mut self, now: Time, id: u64, command: SetPresenceCommand) {
         let Setting { channel, state, info } = match self.check_set_presence(now, command) {
             Ok(setting) => setting,
-            Err(error) => return self.reply(id, Err(error)),
+            Err(error) => {
+                self.note_activity(now);
+                return self.reply(id, Err(error));
+            }
         };
         let making: Vec<Channel> = match &channel {
             Some(channel) => vec![channel.clone()],

@@ -122,11 +122,11 @@ impl Session {
     /// Ends a subscription that is being made, if it is, and answers those who asked for it.
     pub(crate) fn give_up(&mut self, topic: &Topic, error: &ErrorBody) {
         let Some(askers) = self.pending.as_mut().and_then(|pending| pending.give_up(topic)) else { return };
+        self.leave(topic);
         self.act(Action::Unsubscribe { topic: topic.clone() });
         for asker in askers {
             self.answer(asker, topic, Watch::Default, Err(error.clone()));
         }
-        self.leave(topic);
         self.pending.take_if(|pending| pending.is_empty());
     }
 

@@ -4,6 +4,7 @@ mod bad_input;
 mod crowd;
 mod crowded;
 mod dead_node;
+mod dialects;
 mod failover;
 mod leaves;
 mod own_channel;

@@ -4,6 +4,7 @@ mod browser;
 mod event_stream;
 mod http2;
 mod memory;
+mod presence;
 mod recovery;
 mod requests;
 mod streams;

@@ -15,10 +15,15 @@ pub(super) struct Done {
     pub(super) seconds: f64,
 }
 
-/// Does one call. What takes longer than [`PRESENCE_CALL_TIME`] counts as failed; whether it was done is not known then.
+/// Does one call. What takes longer than [`PRESENCE_CALL_TIME`] counts as failed; whether it was done is not known then. A renewal is
+/// given less: there has to be time for another.
 pub(super) async fn carry_out(store: Arc<dyn PresenceStore>, call: Call) -> Done {
     let begun = Instant::now();
-    let outcome = match timeout(PRESENCE_CALL_TIME, call.carry_out(&*store)).await {
+    let patience = match &call {
+        Call::Renew(renewal) => PRESENCE_CALL_TIME.min(renewal.lease / 4),
+        _ => PRESENCE_CALL_TIME,
+    };
+    let outcome = match timeout(patience, call.carry_out(&*store)).await {
         Ok(outcome) => outcome,
         Err(_) => failed(&call, late(store.name())),
     };

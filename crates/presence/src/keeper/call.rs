@@ -97,6 +97,23 @@ impl Call {
         }
     }
 
+    /// The channels that it is about, where it is this node's business whether it is done there.
+    pub(super) fn places(&self) -> &[Place] {
+        match self {
+            Self::Write(write) => std::slice::from_ref(&write.place),
+            Self::Read { place, .. } => std::slice::from_ref(place),
+            Self::Note { places, .. } | Self::Unnote { places, .. } | Self::Listen(places) => places,
+            Self::Renew(_)
+            | Self::Resign { .. }
+            | Self::UnnoteDead { .. }
+            | Self::Noted { .. }
+            | Self::Standings(_)
+            | Self::Reap(_)
+            | Self::Reaped { .. }
+            | Self::Unlisten(_) => &[],
+        }
+    }
+
     /// Has the store do it.
     pub async fn carry_out(&self, store: &dyn PresenceStore) -> Outcome {
         match self {

@@ -33,6 +33,8 @@ pub(super) struct Lease {
     begun: Option<Duration>,
     /// When the renewal was sent that is not answered.
     sent: Option<Duration>,
+    /// The last renewal failed.
+    has_failed: bool,
     next: Duration,
     /// Since when every renewal has succeeded.
     faultless_since: Option<Duration>,
@@ -64,6 +66,7 @@ impl Lease {
             held_until: None,
             begun: None,
             sent: None,
+            has_failed: false,
             next: now,
             faultless_since: None,
             dead: HashSet::new(),
@@ -82,9 +85,9 @@ impl Lease {
         self.held_until.is_some_and(|until| now + self.lease / MARGIN < until)
     }
 
-    /// Whether the store keeps silent.
+    /// Whether the store keeps silent, or fails.
     pub(super) fn is_unanswered(&self, now: Duration) -> bool {
-        self.sent.is_some_and(|sent| now.saturating_sub(sent) > SILENCE)
+        self.has_failed || self.sent.is_some_and(|sent| now.saturating_sub(sent) > SILENCE)
     }
 
     /// Whether the incarnation has no lease any more, and will never have one.
@@ -122,6 +125,7 @@ impl Lease {
 
     pub(super) fn handle_failed(&mut self, now: Duration) {
         self.sent = None;
+        self.has_failed = true;
         self.faultless_since = None;
         let pause = (self.lease / RETRY).min(LONGEST_RETRY);
         self.next = now + pause / 2 + self.up_to(pause / 2);
@@ -129,6 +133,7 @@ impl Lease {
 
     pub(super) fn handle_renewed(&mut self, now: Duration, renewal: &Renewal, leases: &Leases) -> Renewed {
         let sent = self.sent.take().unwrap_or(now);
+        self.has_failed = false;
         self.dead = leases.dead.iter().cloned().collect();
         if renewal.incarnation != self.incarnation {
             // It was left while this was under way.
@@ -167,7 +172,12 @@ impl Lease {
         self.next = now;
     }
 
-    pub(super) fn up_to(&mut self, longest: Duration) -> Duration {
+    /// From 0 to 1.
+    pub(super) fn fraction(&mut self) -> f64 {
+        (self.draw() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn up_to(&mut self, longest: Duration) -> Duration {
         let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
         Duration::from_millis(self.draw() % (millis + 1))
     }

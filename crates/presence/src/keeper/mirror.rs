@@ -35,6 +35,8 @@ pub(super) struct Mirror {
     unproven_until: Duration,
     /// A question or a call for it stands in a queue.
     pub(super) is_queued: bool,
+    /// The last call for it failed, and it is not time to try again.
+    pub(super) is_held: bool,
     /// Whom to tell; the announcer is there once there is something to compare with.
     watchers: [Watcher; 2],
     buffered: Vec<(Version, Vec<RowChange>)>,
@@ -106,6 +108,7 @@ impl Mirror {
             unproven: HashMap::new(),
             unproven_until: Duration::ZERO,
             is_queued: false,
+            is_held: false,
             watchers: Default::default(),
             buffered: Vec::new(),
             buffered_rows: 0,
@@ -241,7 +244,8 @@ impl Mirror {
         self.forget_buffered();
     }
 
-    /// Takes a page of a reading. Rows of the dead are passed over.
+    /// Takes a page of a reading. Rows of the dead are passed over, unless they were there before: those go when they are reaped, if
+    /// their node does not write them again before.
     pub(super) fn handle_page(
         &mut self,
         now: Duration,
@@ -260,7 +264,8 @@ impl Mirror {
             // The numbering began while it was read; nothing was there before.
             *first = Version { epoch: page.version.epoch.clone(), number: 0 };
         }
-        reading.rows.extend(page.rows.into_iter().filter(|(incarnation, _)| !is_dead(incarnation)));
+        let is_there = |row: &Row| self.roster.has(row.connection);
+        reading.rows.extend(page.rows.into_iter().filter(|(incarnation, row)| !is_dead(incarnation) || is_there(row)));
         match page.next {
             Some(cursor) => PageRead::More(cursor),
             None => self.take_over(now, lease, is_dead),

@@ -47,6 +47,8 @@ struct OwnPlace {
     note: Note,
     /// A call for it is under way.
     busy: bool,
+    /// The last call for it failed, and it is not time to try again.
+    is_held: bool,
     /// What that call is about may have been lost since it was made.
     outdated: bool,
     /// It was to be written anew, which it is after so many writes.
@@ -115,8 +117,9 @@ impl OwnRows {
             }
             Entry::Occupied(mut occupied) => {
                 let present = occupied.get_mut();
-                let row = Row { since: present.row.since, ..row };
-                present.leaves = None;
+                // Who comes back in time has never been away for others, but services hear of two subscriptions.
+                let since = if present.leaves.take().is_some() { row.since } else { present.row.since };
+                let row = Row { since, ..row };
                 if present.gone || present.row != row {
                     present.row = row;
                     present.gone = false;
@@ -180,7 +183,7 @@ impl OwnRows {
             self.unproven += usize::from(own.unproven.replace(own.writes_left()).is_none());
             if own.rows.is_empty() && !own.busy {
                 ended.push(place.clone());
-            } else if !own.busy && own.queue.is_none_or(|queue| queue == Queue::Unnote) {
+            } else if !own.busy && !own.is_held && own.queue.is_none_or(|queue| queue == Queue::Unnote) {
                 own.queue = Some(Queue::Rewrite);
                 self.rewrite.push_back(place.clone());
             }
@@ -317,6 +320,22 @@ impl OwnRows {
         }
     }
 
+    /// Nothing is tried for a place until it is released.
+    pub(super) fn hold(&mut self, place: &Place) {
+        if let Some(own) = self.places.get_mut(place) {
+            own.is_held = true;
+            // Where it stands in a queue it is passed over.
+            own.queue = None;
+        }
+    }
+
+    pub(super) fn release(&mut self, place: &Place) {
+        if let Some(own) = self.places.get_mut(place) {
+            own.is_held = false;
+        }
+        self.enqueue(place);
+    }
+
     /// `version` is what the channel stands at, where it was done.
     pub(super) fn handle_written(&mut self, write: &Write, version: Option<&Version>) {
         let Some(own) = self.places.get_mut(&write.place) else { return };
@@ -351,7 +370,7 @@ impl OwnRows {
     /// Puts a place into the queue where it belongs, if it does.
     fn enqueue(&mut self, place: &Place) {
         let Some(own) = self.places.get_mut(place) else { return };
-        if own.busy {
+        if own.busy || own.is_held {
             return;
         }
         let (wanted, waiting) = match (own.rows.is_empty(), own.dirty.is_empty()) {
@@ -360,7 +379,8 @@ impl OwnRows {
             (false, true) => return,
             (false, false) => (Queue::Fresh, &mut self.fresh),
         };
-        if own.queue.is_none() || (own.queue == Some(Queue::Unnote) && wanted == Queue::Fresh) {
+        // Who comes does not wait for those that were there before.
+        if own.queue.is_none() || (own.queue != Some(Queue::Fresh) && wanted == Queue::Fresh) {
             own.queue = Some(wanted);
             waiting.push_back(place.clone());
         }

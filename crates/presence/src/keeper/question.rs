@@ -47,7 +47,7 @@ pub struct Answer {
 impl Keeper {
     /// Whether calls fail, or changes are not told.
     pub(super) fn is_away(&self) -> bool {
-        !self.is_connected || self.now < self.paused_until || self.lease.is_unanswered(self.now)
+        !self.is_connected || self.pauses.until(self.now).is_some() || self.lease.is_unanswered(self.now)
     }
 
     pub(super) fn is_stale(&self, place: &Place) -> bool {

@@ -213,6 +213,7 @@ fn who_comes_back_within_the_grace_has_never_been_away() {
     hand.keeper.handle_leave(hand.now, &place("crew:1"), ConnectionKey(1));
     hand.pass(3.0);
     hand.join(Row { since: 99, ..row(1, "alice") });
+    assert_eq!(hand.write(Some(2)), (vec![1], vec![]), "it is since then that it is there");
     hand.pass(10.0);
     hand.nothing();
     assert_eq!(hand.keeper.rows(), 1);
@@ -369,6 +370,9 @@ fn a_channel_that_nobody_watches_is_read_for_the_question_alone() {
     hand.ask(2, 10);
     hand.listened_and_read(1, vec![row(1, "alice")]);
     assert_eq!(hand.answer(2), (1, false));
+    hand.ask(3, 10);
+    assert_eq!(hand.answer(3), (1, false), "it is not read for each question");
+    hand.pass(5.0);
     assert_eq!(hand.keeper.mirrored(), 0);
     let call = hand.call();
     assert!(matches!(call, Call::Unlisten(_)), "{call:?}");

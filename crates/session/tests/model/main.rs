@@ -1,6 +1,9 @@
 //! Random inputs against a simple model of the edge, the hub and the clock: whatever comes in, the promises hold.
 
 mod past;
+mod present;
+mod step;
+mod who;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,14 +13,17 @@ use std::{
 
 use fanfare_protocol::{
     ClientMessage, CloseCode, Command, CommandKind, DecodeError, ErrorBody, ErrorCode, HistoryCommand, HistoryRange,
-    Pattern, PublishCommand, Push, Reply, ServerMessage, Tenant, Topic,
+    PublishCommand, Push, Reply, ServerMessage, Tenant, Topic, Watch,
 };
 use fanfare_session::{
-    Access, Action, Allow, Asked, Completion, Grant, Granted, Handshake, Namespace, NamespaceTable, OpId, Permission,
-    Session, SessionConfig, SessionId, Start, Time,
+    Access, Action, Asked, ChannelTemplate, Completion, Grant, Granted, Handshake, Namespace, NamespaceTable, OpId,
+    Session, SessionConfig, SessionId, Start, Time, Watching,
 };
 use past::Past;
-use proptest::{collection::vec, option, prelude::*, sample::select};
+use present::Present;
+use proptest::{collection::vec, option, prelude::*};
+use step::{Back, Step, back, name, step, watch};
+use who::{NAMES, WITH_HISTORY, WITH_MEMBERS, Who};
 
 const MAX_SUBSCRIPTIONS: usize = 4;
 const MAX_PENDING_COMMANDS: usize = 3;
@@ -26,165 +32,8 @@ const MAX_HISTORY: u32 = 10;
 const CONNECT_TIMEOUT: u64 = 5_000;
 const PING_INTERVAL: u64 = 25_000;
 const PONG_TIMEOUT: u64 = 10_000;
-const TOKEN_LIFE: u64 = 6_000;
-
-/// Channels and patterns of every kind of access; the last one is no name at all.
-const NAMES: [&str; 12] = [
-    "open:a",
-    "open:b",
-    "open:*",
-    "project:a",
-    "project:b",
-    "project:*",
-    "user:alice",
-    "user:bob",
-    "room:a",
-    "log:a",
-    "closed:a",
-    "open:",
-];
-
-/// Those whose namespaces keep history.
-const WITH_HISTORY: [&str; 3] = ["project:a", "project:b", "log:a"];
-
-/// Whose token a completion brings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
-    Anonymous,
-    /// `project:*`, without an end.
-    Alice,
-    /// `project:a` only, with an end.
-    AliceWithLess,
-    /// `project:**`, history included.
-    Bob,
-}
-
-impl Who {
-    /// Written out by hand, so that it is not the session's own reading of a grant.
-    fn may_subscribe(self, name: &str) -> bool {
-        match name {
-            "open:a" | "open:b" | "open:*" | "room:a" | "log:a" => true,
-            "project:a" => self != Self::Anonymous,
-            "project:b" | "project:*" => matches!(self, Self::Alice | Self::Bob),
-            "user:alice" => matches!(self, Self::Alice | Self::AliceWithLess),
-            "user:bob" => self == Self::Bob,
-            _ => false,
-        }
-    }
-
-    fn may_publish(self, name: &str, hub: &BTreeSet<String>) -> bool {
-        match name {
-            "room:a" => hub.contains("room:a"),
-            name => self.may_subscribe(name) && !name.contains('*'),
-        }
-    }
-
-    fn may_read(self, name: &str) -> bool {
-        match name {
-            "log:a" => true,
-            "project:a" | "project:b" => self == Self::Bob,
-            _ => false,
-        }
-    }
-
-    fn may_become(self, other: Self) -> bool {
-        matches!(
-            (self, other),
-            (Self::Alice | Self::AliceWithLess, Self::Alice | Self::AliceWithLess) | (Self::Bob, Self::Bob)
-        )
-    }
-
-    fn grant(self, now: u64) -> Grant {
-        let (user, pattern, expires_at) = match self {
-            Self::Anonymous => return Grant::anonymous(tenant()),
-            Self::Alice => ("alice", "project:*", None),
-            Self::AliceWithLess => ("alice", "project:a", Some(Time::from_millis(now + TOKEN_LIFE))),
-            Self::Bob => ("bob", "project:**", None),
-        };
-        let more = if self == Self::Bob { Allow::HISTORY } else { Allow::PRESENCE };
-        let allow = Allow::SUBSCRIBE.union(Allow::PUBLISH).union(more);
-        Grant {
-            user: Some(user.into()),
-            expires_at,
-            permissions: [Permission { pattern: Pattern::parse(pattern).expect("a pattern"), allow }].into(),
-            ..Grant::anonymous(tenant())
-        }
-    }
-}
-
-/// Where a client asks to begin.
-#[derive(Clone, Copy, Debug)]
-struct Back {
-    /// So many publications ago.
-    since: Option<u64>,
-    rewind: u32,
-}
-
-/// One input.
-#[derive(Clone, Debug)]
-enum Step {
-    Connect {
-        with_token: bool,
-    },
-    Subscribe(&'static str, Back),
-    SubscribeMany(Vec<(&'static str, Back)>),
-    Unsubscribe(&'static str),
-    UnsubscribeMany(Vec<&'static str>),
-    Publish(&'static str),
-    /// Somebody else publishes.
-    Published(&'static str),
-    History(&'static str, u32),
-    Refresh,
-    Ping,
-    Pong,
-    Malformed {
-        with_id: bool,
-    },
-    Activity,
-    /// The `nth` of what is in flight is completed; `who` is `None` where it is refused.
-    Complete {
-        nth: usize,
-        who: Option<Who>,
-    },
-    CompleteUnknown,
-    Wait(u64),
-    Gap(&'static str),
-    EndAtHub(&'static str),
-    Drain,
-}
-
-fn name() -> impl Strategy<Value = &'static str> {
-    select(NAMES.as_slice())
-}
-
-fn back() -> impl Strategy<Value = Back> {
-    (option::weighted(0.3, 0..6_u64), prop_oneof![4 => Just(0), 1 => 0..5_u32, 1 => Just(MAX_HISTORY + 1)])
-        .prop_map(|(since, rewind)| Back { since, rewind })
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let who = || select([Who::Alice, Who::AliceWithLess, Who::Bob].as_slice());
-    prop_oneof![
-        2 => any::<bool>().prop_map(|with_token| Step::Connect { with_token }),
-        8 => (name(), back()).prop_map(|(name, from)| Step::Subscribe(name, from)),
-        4 => vec((name(), back()), 0..6).prop_map(Step::SubscribeMany),
-        4 => name().prop_map(Step::Unsubscribe),
-        2 => vec(name(), 0..4).prop_map(Step::UnsubscribeMany),
-        4 => name().prop_map(Step::Publish),
-        12 => select(WITH_HISTORY.as_slice()).prop_map(Step::Published),
-        2 => (name(), 0..MAX_HISTORY + 2).prop_map(|(name, limit)| Step::History(name, limit)),
-        3 => Just(Step::Refresh),
-        1 => Just(Step::Ping),
-        1 => Just(Step::Pong),
-        1 => any::<bool>().prop_map(|with_id| Step::Malformed { with_id }),
-        2 => Just(Step::Activity),
-        16 => (0..8_usize, option::weighted(0.9, who())).prop_map(|(nth, who)| Step::Complete { nth, who }),
-        1 => Just(Step::CompleteUnknown),
-        4 => prop_oneof![0..2_000_u64, 0..30_000_u64].prop_map(Step::Wait),
-        1 => name().prop_map(Step::Gap),
-        2 => name().prop_map(Step::EndAtHub),
-    ]
-}
+const IDLE: u64 = 8_000;
+const SIGNAL_EXPIRY: u64 = 1_500;
 
 /// What the edge has been asked for and has not completed.
 #[derive(Clone, Debug, PartialEq)]
@@ -193,6 +42,8 @@ enum InFlight {
     Subscription(String, Start),
     Publication,
     History(String),
+    Presence(String),
+    Snapshot(String),
 }
 
 impl InFlight {
@@ -211,6 +62,7 @@ struct World {
     /// What the hub delivers to this session.
     hub: BTreeSet<String>,
     past: Past,
+    present: Present,
     who: Option<Who>,
     expires_at: Option<u64>,
     last_activity: u64,
@@ -223,15 +75,16 @@ struct World {
 }
 
 impl World {
-    fn new(anonymous: bool) -> Self {
+    fn new(anonymous: bool, automatic: bool) -> Self {
         Self {
-            session: Session::new(Arc::new(config(anonymous)), SessionId(1), Time::from_millis(0)),
+            session: Session::new(Arc::new(config(anonymous, automatic)), SessionId(1), Time::from_millis(0)),
             anonymous,
             now: 0,
             next_id: 0,
             in_flight: BTreeMap::new(),
             hub: BTreeSet::new(),
             past: Past::default(),
+            present: Present::default(),
             who: None,
             expires_at: None,
             last_activity: 0,
@@ -247,7 +100,7 @@ impl World {
         Time::from_millis(self.now)
     }
 
-    fn shake(&mut self, with_token: bool, names: &[(&'static str, Back)]) {
+    fn shake(&mut self, with_token: bool, names: &[(&'static str, Back, Watch)]) {
         let token = with_token.then(|| "t".into());
         self.open_anonymously(with_token || names.is_empty());
         self.session.handle_handshake(self.time(), Handshake { token, channels: self.asked(names) });
@@ -257,7 +110,9 @@ impl World {
     fn step(&mut self, step: Step) {
         match step {
             Step::Connect { with_token } => self.send(CommandKind::Connect { token: with_token.then(|| "t".into()) }),
-            Step::Subscribe(name, from) => self.send(CommandKind::Subscribe(self.asked(&[(name, from)]).remove(0))),
+            Step::Subscribe(name, from, watch) => {
+                self.send(CommandKind::Subscribe(self.asked(&[(name, from, watch)]).remove(0)));
+            }
             Step::SubscribeMany(names) => self.send(CommandKind::SubscribeMany { channels: self.asked(&names) }),
             Step::Unsubscribe(name) => self.send(CommandKind::Unsubscribe { channel: name.into() }),
             Step::UnsubscribeMany(names) => self.send(CommandKind::UnsubscribeMany { channels: strings(&names) }),
@@ -268,7 +123,13 @@ impl World {
                 self.send(CommandKind::History(Box::new(HistoryCommand { channel: channel.into(), range, limit })));
             }
             Step::Refresh => self.send(CommandKind::Refresh { token: "t".into() }),
-            Step::Ping => self.send(CommandKind::Ping { active: false }),
+            Step::Presence(name) => self.send(CommandKind::Presence(present::question(name))),
+            Step::SetPresence(name, word) => {
+                self.present.set(self.next_id + 1, name, word);
+                self.send(CommandKind::SetPresence(present::setting(name, word)));
+            }
+            Step::Signal(name, event) => self.send(CommandKind::Signal(present::signal(name, event))),
+            Step::Ping { active } => self.send(CommandKind::Ping { active }),
             Step::Pong => {
                 self.last_activity = self.now;
                 self.session.handle_message(self.time(), ClientMessage::Pong);
@@ -287,6 +148,9 @@ impl World {
             Step::CompleteUnknown => {
                 let completion = Completion::Subscribed(Ok(Granted::default()));
                 self.session.handle_completion(self.time(), OpId(u32::MAX), completion);
+                for op in std::mem::take(&mut self.present.given_up) {
+                    self.session.handle_completion(self.time(), OpId(op), present::answer("crew:a", None));
+                }
             }
             Step::Wait(millis) => return self.wait(millis),
             Step::Gap(name) => {
@@ -297,8 +161,14 @@ impl World {
             Step::EndAtHub(name) => {
                 if self.hub.remove(name) {
                     self.past.end(name);
+                    self.end_membership(name);
                     let topic = Topic::parse(name).expect("the hub has only names that are valid");
                     self.session.handle_unsubscribed(self.time(), &topic, refusal(ErrorCode::Unavailable));
+                    self.settle();
+                    assert!(
+                        self.closed.is_some() || !self.present.holds(name),
+                        "{name} has ended, but what is held there has not"
+                    );
                 }
             }
             Step::Drain => {
@@ -310,19 +180,22 @@ impl World {
     }
 
     /// A client's `since` is of the past: it may reach further back than what is retained.
-    fn asked(&self, names: &[(&'static str, Back)]) -> Vec<Asked> {
-        let start = |name, from: Back| Start {
+    fn asked(&self, names: &[(&'static str, Back, Watch)]) -> Vec<Asked> {
+        let start = |name: &str, from: Back| Start {
             since: from.since.map(|ago| past::at(self.past.head(name).saturating_sub(ago))),
             rewind: from.rewind,
         };
-        names
-            .iter()
-            .map(|(name, from)| Asked { name: (*name).into(), start: start(name, *from), ..Asked::default() })
-            .collect()
+        let asked = |(name, from, watch): &(&str, Back, Watch)| Asked {
+            name: (*name).into(),
+            start: start(name, *from),
+            watch: *watch,
+        };
+        names.iter().map(asked).collect()
     }
 
     fn send(&mut self, kind: CommandKind) {
         self.last_activity = self.now;
+        self.present.doing(self.now, &kind);
         let with_token = matches!(kind, CommandKind::Connect { token: Some(_) });
         self.open_anonymously(with_token);
         let id = self.expect_reply();
@@ -359,14 +232,33 @@ impl World {
                 };
                 if made {
                     self.hub.insert(name);
+                } else {
+                    self.end_membership(&name);
                 }
                 Completion::Subscribed(granted)
             }
             Some(InFlight::History(name)) => Completion::History(granted().map(|_| self.past.page(&name))),
+            Some(InFlight::Presence(name)) => present::answer(&name, granted().err()),
+            Some(InFlight::Snapshot(name)) => {
+                self.present.answered = (who.is_some() && self.closed.is_none()).then(|| name.clone());
+                present::answer(&name, granted().err())
+            }
             Some(InFlight::Publication) => Completion::Published(granted().map(|_| None)),
             None => return,
         };
         self.session.handle_completion(self.time(), OpId(op), completion);
+    }
+
+    /// The edge ends being a member with the subscription; a snapshot that was asked for is given up.
+    fn end_membership(&mut self, name: &str) {
+        self.present.end(name);
+        self.give_up_snapshot(name);
+    }
+
+    fn give_up_snapshot(&mut self, name: &str) {
+        let of_it = |operation: &InFlight| matches!(operation, InFlight::Snapshot(other) if other == name);
+        let ops = self.in_flight.extract_if(.., |_, operation| of_it(operation)).map(|(op, _)| op);
+        self.present.given_up.extend(ops);
     }
 
     fn authenticate(&mut self, who: Option<Who>) -> Result<Box<Grant>, ErrorBody> {
@@ -375,6 +267,7 @@ impl World {
             return Err(refusal(ErrorCode::Unauthorized));
         };
         let grant = who.grant(self.now);
+        self.present.latest = self.now;
         if self.closed.is_none() && self.who.is_none_or(|old| old.may_become(who)) {
             self.who = Some(who);
             self.expires_at = grant.expires_at.map(Time::as_millis);
@@ -414,6 +307,7 @@ impl World {
             return;
         }
         self.past.check_told();
+        self.present.check(self.now, self.who, &self.hub);
         let expected: BTreeSet<&str> = self.hub.iter().map(String::as_str).collect();
         for name in NAMES {
             let subscribed = Topic::parse(name).is_ok_and(|topic| self.session.is_subscribed(&topic));
@@ -421,7 +315,7 @@ impl World {
         }
         let making = self.in_flight.values().filter_map(|operation| match operation {
             InFlight::Subscription(name, _) => Some(name.as_str()),
-            InFlight::Authentication | InFlight::Publication | InFlight::History(_) => None,
+            _ => None,
         });
         let all: BTreeSet<&str> = expected.into_iter().chain(making).collect();
         assert_eq!(self.session.topics().map(Topic::as_str).collect::<BTreeSet<_>>(), all);
@@ -429,7 +323,7 @@ impl World {
             assert!(self.who.is_some_and(|who| who.may_subscribe(name)), "{:?} gets {name}", self.who);
         }
         assert!(all.len() <= MAX_SUBSCRIPTIONS, "{all:?}");
-        assert!(self.in_flight.len() <= MAX_SUBSCRIPTIONS + MAX_PENDING_COMMANDS + 1, "{:?}", self.in_flight);
+        assert!(self.in_flight.len() <= 2 * MAX_SUBSCRIPTIONS + MAX_PENDING_COMMANDS + 1, "{:?}", self.in_flight);
         // Beside those that are limited, a connect or a refresh.
         assert!(self.unanswered.len() <= MAX_PENDING_COMMANDS + 1, "{:?}", self.unanswered);
     }
@@ -449,9 +343,11 @@ impl World {
                 let name = topic.to_string();
                 let before = self.in_flight.len();
                 self.in_flight.retain(|_, operation| !operation.makes(&name));
-                self.past.end(&name);
                 let ended = self.hub.remove(&name) || self.in_flight.len() < before;
                 assert!(ended, "{name} was not subscribed to");
+                assert!(!self.present.holds(&name), "{name} is left, and what is held there has not ended");
+                self.past.end(&name);
+                self.end_membership(&name);
             }
             Action::Publish(publish) => {
                 let name = publish.channel.as_str();
@@ -464,8 +360,30 @@ impl World {
                 assert!((1..=MAX_HISTORY as usize).contains(&limit), "{limit}");
                 self.begin(op, InFlight::History(name.to_owned()));
             }
-            Action::Join(_) | Action::Present(_) | Action::Presence(_) | Action::Signal(_) => {
-                unreachable!("not yet given")
+            Action::Join(join) => {
+                let name = join.channel.to_string();
+                assert!(self.hub.contains(&name) && WITH_MEMBERS.contains(&name.as_str()), "{name} is joined");
+                if join.watch == Watching::Nobody {
+                    self.give_up_snapshot(&name);
+                }
+                self.present.join(self.now, &join);
+            }
+            Action::Present(present) => self.present.update(&present),
+            Action::Presence(presence) => {
+                let name = presence.channel.to_string();
+                assert!(self.who.is_some_and(|who| who.may_see(&name)), "{:?} may not see {name}", self.who);
+                if presence.snapshot {
+                    self.give_up_snapshot(&name);
+                    self.present.check_snapshot(&name, presence.watch);
+                    self.begin(presence.op, InFlight::Snapshot(name));
+                } else {
+                    self.begin(presence.op, InFlight::Presence(name));
+                }
+            }
+            Action::Signal(signal) => {
+                let who = self.who.expect("signals are of a connected session");
+                let allowed = who.may_signal(signal.channel.as_str(), &self.hub);
+                self.present.signal(self.now, &signal, allowed, self.hub.contains(signal.channel.as_str()));
             }
             Action::Send(message) => self.hear(message),
             Action::Ping => assert!(self.now >= self.last_activity + PING_INTERVAL),
@@ -488,6 +406,11 @@ impl World {
         match message {
             ServerMessage::Reply { id, outcome } => {
                 assert!(self.unanswered.remove(&id), "{id} is answered twice, or was not asked: {outcome:?}");
+                let making = self.in_flight.values().filter_map(|operation| match operation {
+                    InFlight::Subscription(name, _) => Some(name),
+                    _ => None,
+                });
+                self.present.answered(id, outcome.is_ok(), self.hub.iter().chain(making));
                 match outcome {
                     Ok(Reply::Subscribed(subscribed)) => {
                         assert!(self.hub.contains(&subscribed.channel));
@@ -521,7 +444,8 @@ impl World {
                 Push::Unsubscribed { channel, .. } => assert!(!self.hub.contains(&channel)),
                 Push::Gap { channel, .. } => assert!(self.hub.contains(&channel)),
                 Push::Draining { .. } => assert!(self.drained),
-                Push::PresenceSnapshot(_) | Push::Error { .. } => {}
+                Push::PresenceSnapshot(snapshot) => self.present.hear(&snapshot.channel),
+                Push::Error { .. } => {}
             },
         }
     }
@@ -554,18 +478,27 @@ impl World {
                 assert_eq!(self.in_flight.len(), 1, "something in flight was not given up");
             }
         }
+        self.session.end();
+        let left: Vec<Action> = std::iter::from_fn(|| self.session.poll_action()).collect();
+        self.present.check_end(&left);
+        assert!(self.session.is_closed() && self.session.poll_timeout().is_none());
     }
 }
 
-fn config(anonymous: bool) -> SessionConfig {
+fn config(anonymous: bool, automatic: bool) -> SessionConfig {
+    let with_members = |namespace, signal| Namespace { presence: true, signal, ..namespace };
     let kept = |namespace| Namespace { history: true, ..namespace };
     let namespace = |subscribe, publish, patterns| Namespace { subscribe, publish, patterns, ..Namespace::default() };
     SessionConfig {
         namespaces: NamespaceTable {
             declared: [
                 ("open".into(), namespace(Access::Anyone, Access::Anyone, true)),
-                ("room".into(), namespace(Access::Anyone, Access::Subscribers, false)),
-                ("project".into(), kept(namespace(Access::Token, Access::Token, true))),
+                (
+                    "room".into(),
+                    Namespace { signal: Access::Subscribers, ..namespace(Access::Anyone, Access::Subscribers, false) },
+                ),
+                ("project".into(), with_members(kept(namespace(Access::Token, Access::Token, true)), Access::Token)),
+                ("crew".into(), with_members(namespace(Access::Anyone, Access::Anyone, true), Access::Anyone)),
                 ("log".into(), kept(namespace(Access::Anyone, Access::None, true))),
                 ("user".into(), namespace(Access::Owner, Access::Owner, true)),
                 ("closed".into(), namespace(Access::None, Access::None, true)),
@@ -583,14 +516,18 @@ fn config(anonymous: bool) -> SessionConfig {
         max_malformed: MAX_MALFORMED,
         max_publication_bytes: 1_000,
         max_history: MAX_HISTORY as usize,
-        idle: Duration::from_secs(300),
-        signal_expiry: Duration::from_secs(6),
+        idle: Duration::from_millis(IDLE),
+        signal_expiry: Duration::from_millis(SIGNAL_EXPIRY),
         presence_info_bytes: 1_000,
         presence_updates_per_second: 10,
         signals_per_second: 10,
         presence_page: 50,
-        auto_subscribe: Vec::new(),
+        auto_subscribe: if automatic { templates() } else { Vec::new() },
     }
+}
+
+fn templates() -> Vec<ChannelTemplate> {
+    ["user:{sub}", "crew:a"].map(|text| ChannelTemplate::parse(text).expect("a template")).into()
 }
 
 fn tenant() -> Tenant {
@@ -623,11 +560,12 @@ proptest! {
     #[test]
     fn whatever_comes_in_the_promises_hold(
         anonymous in any::<bool>(),
-        handshake in option::weighted(0.6, (prop::bool::weighted(0.8), vec((name(), back()), 0..5))),
+        automatic in prop::bool::weighted(0.3),
+        handshake in option::weighted(0.6, (prop::bool::weighted(0.8), vec((name(), back(), watch()), 0..5))),
         steps in vec(step(), 1..80),
         drain in any::<bool>(),
     ) {
-        let mut world = World::new(anonymous);
+        let mut world = World::new(anonymous, automatic);
         if let Some((with_token, names)) = handshake {
             world.shake(with_token, &names);
         }
@@ -636,7 +574,7 @@ proptest! {
         }
         if drain {
             world.step(Step::Drain);
-            world.step(Step::Subscribe("open:a", Back { since: None, rewind: 0 }));
+            world.step(Step::Subscribe("open:a", Back { since: None, rewind: 0 }, Watch::Default));
         }
         world.finish();
     }
