@@ -21,8 +21,8 @@ use std::{
 use serde_json::value::RawValue;
 
 use crate::{
-    Announcement, Audience, ConnectionKey, Incarnation, Leases, Place, Reap, Reaped, Renewal, Row, RowPage, Standing,
-    State, StoreError, StoreEvent,
+    Announcement, Audience, ConnectionKey, Incarnation, Leases, Place, Reap, Reaped, Renewal, Row, RowChange, RowPage,
+    Standing, State, StoreError, StoreEvent,
 };
 pub use call::{Call, Outcome};
 pub use effect::{Effect, Told};
@@ -242,6 +242,9 @@ impl Keeper {
         match event {
             StoreEvent::Changed { place, version, changes } => {
                 let Some(mirror) = self.mirrors.get_mut(&place) else { return };
+                // What the dead have written too late is nobody's, as in pages.
+                let is_late = |change: &RowChange| matches!(change, RowChange::Put(by, row) if self.lease.is_dead(by) && !mirror.roster.has(row.connection));
+                let changes = changes.into_iter().filter(|change| !is_late(change)).collect();
                 if !mirror.handle_change(now, version, changes) {
                     mirror.set_confirmed(false);
                 }
@@ -319,7 +322,7 @@ impl Keeper {
             }
             (Call::Note { places, .. }, _) => self.own.handle_noted(&places, is_done),
             (Call::Unnote { places, .. }, _) => self.own.handle_unnoted(&places, is_done),
-            (Call::UnnoteDead { dead, .. } | Call::Reaped { dead, .. }, _) => self.reaper.handle_done(&dead, is_done),
+            (Call::Reaped { dead, .. }, _) => self.reaper.handle_done(&dead, is_done),
             (Call::Noted { incarnation, .. }, Outcome::Noted(result)) => {
                 self.reaper.handle_noted(&incarnation, result.ok());
             }

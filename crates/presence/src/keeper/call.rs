@@ -11,41 +11,15 @@ use crate::{
 #[expect(missing_docs, reason = "each is a method of PresenceStore with its arguments")]
 pub enum Call {
     Renew(Renewal),
-    Resign {
-        incarnation: Incarnation,
-        after: Duration,
-        at_once: bool,
-    },
+    Resign { incarnation: Incarnation, after: Duration, at_once: bool },
     Write(Write),
-    Note {
-        incarnation: Incarnation,
-        places: Vec<Place>,
-    },
-    Unnote {
-        incarnation: Incarnation,
-        places: Vec<Place>,
-    },
-    /// `unnote` of a dead one, by the reaper.
-    UnnoteDead {
-        dead: Incarnation,
-        places: Vec<Place>,
-    },
-    Noted {
-        incarnation: Incarnation,
-        cursor: Option<u64>,
-        limit: usize,
-    },
-    Read {
-        place: Place,
-        cursor: Option<u64>,
-        limit: usize,
-    },
+    Note { incarnation: Incarnation, places: Vec<Place> },
+    Unnote { incarnation: Incarnation, places: Vec<Place> },
+    Noted { incarnation: Incarnation, cursor: Option<u64>, limit: usize },
+    Read { place: Place, cursor: Option<u64>, limit: usize },
     Standings(Vec<Place>),
     Reap(Reap),
-    Reaped {
-        dead: Incarnation,
-        again: Duration,
-    },
+    Reaped { dead: Incarnation, again: Duration },
     Listen(Vec<Place>),
     Unlisten(Vec<Place>),
 }
@@ -86,7 +60,7 @@ impl Call {
             Self::Resign { .. } => "resign",
             Self::Write(_) => "write",
             Self::Note { .. } => "note",
-            Self::Unnote { .. } | Self::UnnoteDead { .. } => "unnote",
+            Self::Unnote { .. } => "unnote",
             Self::Noted { .. } => "noted",
             Self::Read { .. } => "read",
             Self::Standings(_) => "standings",
@@ -105,7 +79,6 @@ impl Call {
             Self::Note { places, .. } | Self::Unnote { places, .. } | Self::Listen(places) => places,
             Self::Renew(_)
             | Self::Resign { .. }
-            | Self::UnnoteDead { .. }
             | Self::Noted { .. }
             | Self::Standings(_)
             | Self::Reap(_)
@@ -123,9 +96,7 @@ impl Call {
             }
             Self::Write(write) => Outcome::Written(store.write(write.clone()).await),
             Self::Note { incarnation, places } => Outcome::Done(store.note(incarnation, places).await),
-            Self::Unnote { incarnation, places } | Self::UnnoteDead { dead: incarnation, places } => {
-                Outcome::Done(store.unnote(incarnation, places).await)
-            }
+            Self::Unnote { incarnation, places } => Outcome::Done(store.unnote(incarnation, places).await),
             Self::Noted { incarnation, cursor, limit } => {
                 Outcome::Noted(store.noted(incarnation, *cursor, *limit).await)
             }
