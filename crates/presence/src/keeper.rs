@@ -65,6 +65,8 @@ pub struct Keeper {
     reaper: Reaper,
     /// Own incarnations before this one, until all of their rows are written anew.
     left: Vec<Incarnation>,
+    /// Where those may have rows, whatever the store has kept of their notes: it may have lost those and got rows since.
+    left_places: BTreeSet<Place>,
     effects: VecDeque<Effect>,
     timers: BTreeSet<(Duration, Timer)>,
     /// Mirrors that need a call: to listen, or to be read.
@@ -112,6 +114,7 @@ impl Keeper {
             mirrors: HashMap::new(),
             reaper: Reaper::default(),
             left: Vec::new(),
+            left_places: BTreeSet::new(),
             effects: VecDeque::new(),
             timers: BTreeSet::new(),
             calls: VecDeque::new(),
@@ -445,7 +448,7 @@ impl Keeper {
             Renewed::Held | Renewed::Begun => {
                 for dead in &leases.reap {
                     if !self.left.contains(dead) {
-                        self.reaper.begin(dead.clone());
+                        self.reaper.begin(dead.clone(), VecDeque::new());
                     }
                 }
             }
@@ -463,6 +466,7 @@ impl Keeper {
     fn begin_anew(&mut self, left: Option<Incarnation>) {
         self.reaper.stop();
         self.left.extend(left);
+        self.left_places.extend(self.own.places().cloned());
         self.own.write_anew();
     }
 
@@ -470,9 +474,10 @@ impl Keeper {
     /// One whose lease has not ended is left to itself until it has.
     fn reap_left(&mut self) {
         if !self.left.is_empty() && self.own.is_proven() && self.lease.may_write(self.now) {
+            let places: VecDeque<Place> = std::mem::take(&mut self.left_places).into_iter().collect();
             for left in self.left.drain(..) {
-                if self.lease.is_dead(&left) {
-                    self.reaper.begin(left);
+                if !self.lease.still_holds(&left) {
+                    self.reaper.begin(left, places.clone());
                 }
             }
         }

@@ -94,6 +94,11 @@ impl OwnRows {
         self.connections
     }
 
+    /// Where there are rows, or were a moment ago.
+    pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
+        self.places.keys()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.places.is_empty()
     }

@@ -29,6 +29,8 @@ pub(super) struct Reaper {
 struct Job {
     dead: Incarnation,
     stage: Stage,
+    /// Places that may not have been noted, until they are among those to reap.
+    unnoted: VecDeque<Place>,
     /// Places to reap.
     places: VecDeque<Place>,
     /// Places that are being reaped.
@@ -56,10 +58,11 @@ pub(super) struct Removed {
 }
 
 impl Reaper {
-    pub(super) fn begin(&mut self, dead: Incarnation) {
+    /// `unnoted` are reaped too, whatever is noted.
+    pub(super) fn begin(&mut self, dead: Incarnation, unnoted: VecDeque<Place>) {
         if !self.jobs.iter().any(|job| job.dead == dead) {
-            let stage = Stage::Read(None);
-            self.jobs.push_back(Job { dead, stage, places: VecDeque::new(), reaping: 0, found: false, busy: false });
+            let (stage, places) = (Stage::Read(None), VecDeque::new());
+            self.jobs.push_back(Job { dead, stage, unnoted, places, reaping: 0, found: false, busy: false });
         }
     }
 
@@ -79,6 +82,7 @@ impl Reaper {
         job.busy = false;
         match result {
             Some((places, next)) if job.stage != Stage::Failed => {
+                job.places.extend(std::mem::take(&mut job.unnoted));
                 job.places.extend(places);
                 job.stage = Stage::Reap(next);
             }

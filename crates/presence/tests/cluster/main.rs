@@ -11,7 +11,9 @@ mod chance;
 mod client;
 mod node;
 mod plan;
+mod trace;
 mod truth;
+mod verdict;
 mod world;
 
 use std::{env, panic};
@@ -64,7 +66,9 @@ fn a_run_follows_from_its_seed() {
     for seed in 0..5 {
         let (one, other) = (trace(seed), trace(seed));
         let differing = one.iter().zip(&other).position(|(one, other)| one != other);
-        assert_eq!(differing.map(|line| (line, &one[line], &other[line])), None, "seed {seed}");
+        let around = |lines: &[String], at: usize| lines[at.saturating_sub(5)..(at + 3).min(lines.len())].join("\n");
+        let differing = differing.map(|at| format!("{}\n\n{}", around(&one, at), around(&other, at)));
+        assert!(differing.is_none(), "seed {seed}\n{}", differing.unwrap_or_default());
         assert_eq!(one.len(), other.len(), "seed {seed}");
     }
 }

@@ -1,13 +1,10 @@
 //! The cluster: what happens when, and whether what it comes to is right.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use fanfare_presence::{
-    Audience, Call, ConnectionKey, Effect, Incarnation, Outcome, Place, PresenceStore, Query, QueryId, Row, State,
-    StoreEvent, Told, User, memory::Memory,
+    Audience, Call, ConnectionKey, Effect, Outcome, Place, PresenceStore, Query, QueryId, Row, State, StoreEvent, Told,
+    User, memory::Memory,
 };
 use fanfare_protocol::{Channel, Tenant};
 use serde_json::value::RawValue;
@@ -15,12 +12,13 @@ use serde_json::value::RawValue;
 use crate::{
     chance::Chance,
     client::Client,
-    node::{GRACE, Inbound, LEASE, MAX_NAMED, Node, unanswered},
+    node::{GRACE, Inbound, LEASE, Node, unanswered},
     plan::{Plan, Step},
+    trace::{described, shown},
     truth::Truth,
 };
 
-const NODES: usize = 3;
+pub(crate) const NODES: usize = 3;
 const PLACES: u64 = 3;
 const USERS: u64 = 7;
 /// How long the driver of a keeper waits for a call.
@@ -33,13 +31,13 @@ const ANSWERED_WITHIN: Duration = Duration::from_millis(2_500);
 /// How long a client waits before it asks again.
 const ASKS_AGAIN: Duration = Duration::from_secs(1);
 
-struct World {
+pub(crate) struct World {
     chance: Chance,
     is_calm: bool,
     is_shown: bool,
     now: Duration,
-    memory: Memory,
-    nodes: [Option<Node>; NODES],
+    pub(crate) memory: Memory,
+    pub(crate) nodes: [Option<Node>; NODES],
     /// In the order in which they were attached, to name them for faults.
     attached: usize,
     /// What each life is attached as.
@@ -48,7 +46,7 @@ struct World {
     happenings: u64,
     calls: u64,
     names: u64,
-    truth: Truth,
+    pub(crate) truth: Truth,
     /// All is well from now on.
     is_healed: bool,
     /// Of each life: how often its connection was lost, with what was under way on it.
@@ -160,7 +158,7 @@ impl World {
         self.queue.insert((self.now + delay, self.happenings), happening);
     }
 
-    fn note(&mut self, what: impl FnOnce() -> String) {
+    pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
         let line = format!("{:>8.3} {}", self.now.as_secs_f64(), what());
         if self.is_shown {
             println!("{line}");
@@ -273,8 +271,9 @@ impl World {
                 let query = query(place_of(place), None, 0);
                 self.query(node, query);
             }
-            // Whoever dies before it has found out that its lease is lost cannot say so: nobody flushes a store in use and kills nodes.
-            Step::Crash { .. } | Step::Drain { .. } if self.flushed.is_some_and(|at| self.now < at + LEASE) => {}
+            // Who has not found out yet that its lease was lost behind its back cannot be told to be dead by anybody: a store that
+            // loses its data and no connection is not also cut off, nor are nodes killed in that moment.
+            Step::Crash { .. } | Step::Drain { .. } | Step::Cut { .. } | Step::Outage { .. } if self.is_flushed() => {}
             Step::Crash { node, until } => {
                 let node = node as usize % NODES;
                 if self.nodes[node].take().is_some() {
@@ -309,11 +308,17 @@ impl World {
                 }
                 self.after(until, Happening::ComeBack);
             }
+            // Where renewals are late nobody knows for how long that is so.
+            Step::Flush if !self.is_calm => {}
             Step::Flush => {
                 self.flushed = Some(self.now);
                 self.lose();
             }
         }
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.flushed.is_some_and(|at| self.now < at + LEASE)
     }
 
     fn lose(&mut self) {
@@ -705,38 +710,6 @@ impl World {
         self.is_healed = true;
         self.after(if self.is_calm { CALM_AFTER } else { ROUGH_AFTER }, Happening::Check);
     }
-
-    /// What the store has, what each node says, and what each client knows is what the sockets say.
-    fn check(&mut self) {
-        self.note(|| "check".to_owned());
-        let own = |node: usize| self.nodes[node].as_ref().expect("all are up").keeper.incarnation().clone();
-        // A connection that comes again within the grace may have been there since it came first.
-        let no_since = |row: &Row| Row { since: 0, ..row.clone() };
-        let rows = self.memory.rows().into_iter();
-        let mut rows: Vec<_> = rows.map(|(place, own, row)| (place, own, no_since(&row))).collect();
-        rows.sort_by_key(|(place, _, row)| (place.clone(), row.connection));
-        let truth: Vec<(Place, Incarnation, Row)> =
-            self.truth.rows().map(|(place, node, row)| (place.clone(), own(node), no_since(row))).collect();
-        assert_eq!(rows, truth, "the store's rows are those of the sockets");
-        for index in 0..NODES {
-            let node = self.nodes[index].as_ref().expect("all are up");
-            assert!(node.keeper.holds_lease(), "n{index} has no lease");
-            assert_eq!(node.keeper.unwritten(), 0, "n{index} has something left to write");
-            assert!(node.asked.is_empty(), "n{index} has not answered {:?}", node.asked);
-            for (number, client) in &node.clients {
-                let checked = client.check(&self.truth.roster(&client.place), MAX_NAMED);
-                assert!(checked.is_ok(), "n{index}, client {number} of {}: {checked:?}", client.place.channel);
-            }
-            let watched: BTreeSet<_> = node.clients.values().map(|client| &client.place).collect();
-            assert_eq!(node.keeper.mirrored(), watched.len(), "n{index} mirrors what is watched");
-            let occupied: BTreeSet<_> = self.truth.rows_of(index).into_iter().map(|(place, _)| place).collect();
-            let noted: BTreeSet<_> = self.memory.noted(&own(index)).into_iter().collect();
-            assert_eq!(noted, occupied, "n{index} has noted where its rows are");
-        }
-        let lives: BTreeSet<_> = (0..NODES).map(own).collect();
-        let others = self.memory.holders().into_iter().filter(|holder| !lives.contains(holder));
-        assert_eq!(others.collect::<Vec<_>>(), [], "nobody else holds a lease");
-    }
 }
 
 fn place_of(number: u64) -> Place {
@@ -745,27 +718,4 @@ fn place_of(number: u64) -> Place {
 
 fn query(place: Place, audience: Option<Audience>, limit: usize) -> Query {
     Query { place, audience, snapshot: audience.is_some(), after: None, limit, bytes: 1 << 20 }
-}
-
-fn described(call: &Call) -> String {
-    match call {
-        Call::Write(write) => {
-            let puts: Vec<_> = write.puts.iter().map(|row| row.connection.0 % 1_000).collect();
-            let removes: Vec<_> = write.removes.iter().map(|connection| connection.0 % 1_000).collect();
-            format!("writes {} {} +{puts:?} -{removes:?}", write.incarnation, write.place.channel)
-        }
-        Call::Renew(renewal) => format!("renews {} {}", renewal.incarnation, if renewal.begin { "anew" } else { "" }),
-        Call::Reap(reap) => format!("reaps {} {}", reap.dead, reap.place.channel),
-        other => other.name().to_owned(),
-    }
-}
-
-fn shown(told: &Told) -> String {
-    match told {
-        Told::Change(change) => {
-            format!("{} {} {} {}", change.version, change.user.to_cursor(), change.status, change.connections)
-        }
-        Told::Count(counts) => format!("{} {} users", counts.version, counts.users),
-        Told::Snapshot(answer) => format!("{:?} snapshot of {}", answer.version, answer.users),
-    }
 }
