@@ -19,7 +19,7 @@ pub struct Place {
 pub struct ConnectionKey(pub u128);
 
 /// One life of a node, as the store knows it: `{node}.{16 hexadecimal digits}`, of `A-Z a-z 0-9 _ - .`. A node that lost its lease
-/// takes a new one, so that it cannot come back as the one that was reaped. Of one process a later one is greater as text.
+/// takes a new one, so that it cannot come back as the one that was reaped. Of one process a later one is greater as text, in its last four digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Incarnation(Arc<str>);
 
@@ -133,6 +133,14 @@ impl Incarnation {
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether it is a later life of the same process, of which lives differ in their last four digits alone.
+    pub fn is_later_than(&self, other: &Self) -> bool {
+        const LIFE: usize = 4;
+        let process =
+            |incarnation: &Self| incarnation.0.len().checked_sub(LIFE).map(|end| incarnation.0[..end].to_owned());
+        process(self).is_some() && process(self) == process(other) && self.0 > other.0
     }
 
     /// The node's name.

@@ -50,16 +50,15 @@ impl Leases {
     pub const REAP_AGAIN_FOR: Duration = Duration::from_secs(3_600);
 }
 
-/// Changes of one node's rows on one channel, done at once. Doing it twice is the same as once. Where the incarnation has been reaped
-/// there, nothing is done, and the write is refused: it came too late.
+/// Changes of one node's rows on one channel, done at once. Doing it twice is the same as once.
 #[derive(Clone, Debug)]
 pub struct Write {
     /// Where.
     pub place: Place,
     /// Whose rows.
     pub incarnation: Incarnation,
-    /// Rows to write, each over what the connection had there before, unless that is of a later incarnation (a greater one: a
-    /// connection's rows are all of one process): then the write has been overtaken, and the row stays as it is.
+    /// Rows to write, each over what the connection had there before, unless that [is of a later](Incarnation::is_later_than)
+    /// incarnation: then the write has been overtaken, and the row stays as it is.
     pub puts: Vec<Row>,
     /// Connections whose rows are to be removed, where they are of this incarnation.
     pub removes: Vec<crate::ConnectionKey>,

@@ -54,6 +54,11 @@ impl Session {
         self.act(Action::Presence(Box::new(PresenceAction { op, channel, watch, snapshot: true, after: None, limit })));
     }
 
+    /// Whether a snapshot was asked for and is still to come.
+    pub(crate) fn waits_for_snapshot(&self, channel: &Channel) -> bool {
+        self.pending.as_ref().is_some_and(|pending| pending.waits_for_snapshot(channel))
+    }
+
     /// A snapshot that is still waited for is not any more.
     pub(crate) fn forget_snapshot(&mut self, channel: &Channel) {
         if let Some(pending) = &mut self.pending {

@@ -189,6 +189,11 @@ impl Pending {
         }
     }
 
+    /// Whether the snapshot of a channel is still to come.
+    pub(crate) fn waits_for_snapshot(&self, of: &Channel) -> bool {
+        self.snapshots.contains_key(of)
+    }
+
     /// Nobody waits for the snapshot of a channel any more.
     pub(crate) fn forget_snapshot(&mut self, of: &Channel) {
         if let Some(op) = self.snapshots.get(of).copied() {

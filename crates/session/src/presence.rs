@@ -94,6 +94,9 @@ impl Session {
         let Ok(watching) = self.check_watch(topic, watch) else { return };
         if self.watching(channel) != watching {
             self.set_watching(channel, watching);
+        } else if self.waits_for_snapshot(channel) {
+            // That one is for this command too: whoever asks in a loop has one question at a time.
+            return;
         }
         self.ask_snapshot(channel, watch);
     }
@@ -234,6 +237,22 @@ mod tests {
         driver.complete(5, made());
         assert_eq!(driver.actions()[1..], [reply(3, subscribed("crew:2")), to_join("crew:2", Watching::Nobody)]);
         assert!(driver.session.pending.is_none());
+    }
+
+    #[test]
+    fn who_asks_for_a_snapshot_again_and_again_waits_for_one() {
+        let mut driver = Driver::anonymous().subscribed(&["crew:1"]);
+        driver.send(1, subscribe_watching("crew:1", Watch::Snapshot));
+        let actions = driver.actions();
+        let Some(Action::Presence(asked)) = actions.last() else { panic!("{actions:?}") };
+        let op = asked.op.0;
+        driver.send(2, subscribe_watching("crew:1", Watch::Snapshot));
+        assert_eq!(driver.actions(), [reply(2, subscribed("crew:1"))]);
+        assert_eq!(snapshot(&mut driver, op, "crew:1", 3), [told("crew:1", 3)]);
+        driver.send(3, subscribe_watching("crew:1", Watch::Snapshot));
+        driver.send(4, subscribe_watching("crew:1", Watch::Names));
+        let asked = driver.actions().iter().filter(|action| matches!(action, Action::Presence(_))).count();
+        assert_eq!(asked, 2, "what names are told has versions of its own");
     }
 
     #[test]

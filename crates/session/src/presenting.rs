@@ -13,7 +13,8 @@ struct Setting {
 }
 
 impl Session {
-    /// Sets state and info of one channel of the session, or of all that have members. It is activity.
+    /// Sets state and info of one channel of the session, or of all that have members. It is activity. Each row that changes
+    /// takes its part of the rate: without a channel one command may be a thousand.
     pub(crate) fn set_presence(&mut self, now: Time, id: u64, command: SetPresenceCommand) {
         let Setting { channel, state, info } = match self.check_set_presence(now, command) {
             Ok(setting) => setting,
@@ -33,11 +34,13 @@ impl Session {
             presence.members.entry(channel);
         }
         let of_token = self.info_of_token();
-        self.represent(of_token.as_ref(), false, |other, member| {
+        let changed = self.represent(of_token.as_ref(), false, |other, member| {
             if channel.as_ref().is_none_or(|channel| channel == other) {
                 member.set(state.as_ref(), info.as_ref());
             }
         });
+        let per_second = self.config.presence_updates_per_second;
+        self.presence_mut(now).updates.charge(per_second, changed.saturating_sub(1));
         self.reply(id, Ok(Reply::Done {}));
     }
 
@@ -72,10 +75,15 @@ impl Session {
     }
 
     /// Changes members, and tells the edge of every row that says something else now than before. Whether they are idle
-    /// from now on is said by `idle`.
-    fn represent(&mut self, info_before: Option<&Info>, idle: bool, mut change: impl FnMut(&Channel, &mut Member)) {
+    /// from now on is said by `idle`. Returns how many rows that are.
+    fn represent(
+        &mut self,
+        info_before: Option<&Info>,
+        idle: bool,
+        mut change: impl FnMut(&Channel, &mut Member),
+    ) -> usize {
         let of_token = self.info_of_token();
-        let Some(presence) = self.presence.as_deref_mut() else { return };
+        let Some(presence) = self.presence.as_deref_mut() else { return 0 };
         let was_idle = std::mem::replace(&mut presence.idle, idle);
         let mut changed = Vec::new();
         for (channel, member) in presence.members.iter_mut() {
@@ -86,9 +94,11 @@ impl Session {
                 changed.push(PresentAction { channel: channel.clone(), state, info });
             }
         }
+        let count = changed.len();
         for present in changed {
             self.act(Action::Present(Box::new(present)));
         }
+        count
     }
 
     fn members_in_the_making(&self) -> Vec<Channel> {
@@ -265,6 +275,21 @@ mod tests {
         driver.now = 100;
         driver.send(11, set(None, Some("typing"), None));
         assert_eq!(driver.actions(), [to_present("crew:1", "typing", None), reply(11, done())]);
+    }
+
+    #[test]
+    fn each_row_that_changes_takes_its_part_of_the_rate() {
+        let mut driver = Driver::anonymous().subscribed(&["crew:1", "crew:2", "crew:3"]);
+        for (id, state) in (0..4).zip(["editing", "reading", "reading", "editing"]) {
+            driver.send(id, set(None, Some(state), None));
+        }
+        assert_eq!(driver.actions().len(), 3 * 3 + 4, "what changes nothing is one");
+        driver.send(4, set(Some("crew:1"), Some("editing"), None));
+        let is_refused = |actions: &[Action]| format!("{actions:?}").contains("too many: set_presence");
+        assert!(is_refused(&driver.actions()), "ten were taken");
+        driver.now = 100;
+        driver.send(5, set(Some("crew:1"), Some("editing"), None));
+        assert!(!is_refused(&driver.actions()));
     }
 
     #[test]

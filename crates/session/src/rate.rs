@@ -25,6 +25,12 @@ impl Rate {
         self.0 = full_at;
         Ok(())
     }
+
+    /// Takes more for what was allowed and turned out to be as much as several: none is left for so much longer.
+    pub(crate) fn charge(&mut self, per_second: u32, more: usize) {
+        let interval = 1_000_000 / u64::from(per_second.max(1));
+        self.0 = self.0.saturating_add(interval.saturating_mul(more as u64));
+    }
 }
 
 /// The answer where there was none.
@@ -59,6 +65,16 @@ mod tests {
         let mut rate = Rate::default();
         let taken = (0..10_000).filter(|tenth| rate.take(at(tenth / 10), 10).is_ok()).count();
         assert!((19..=20).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn what_was_as_much_as_several_counts_so_much() {
+        let mut rate = Rate::default();
+        assert_eq!(rate.take(at(0), 10), Ok(()));
+        rate.charge(10, 29);
+        assert_eq!(rate.take(at(0), 10), Err(Duration::from_millis(2_100)));
+        assert_eq!(rate.take(at(2_099), 10), Err(Duration::from_millis(1)));
+        assert_eq!(rate.take(at(2_100), 10), Ok(()));
     }
 
     #[test]

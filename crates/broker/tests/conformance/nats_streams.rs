@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::Client;
 use fanfare_broker::{
-    BrokerError, BrokerEvent, BrokerOptions, HistoryOptions, HistoryRange, Retention, Scope, Storage, limits, open,
+    BrokerError, BrokerEvent, BrokerOptions, HistoryOptions, HistoryRange, Lifecycle, LifecycleKind, Publish,
+    Retention, Scope, Storage, limits, open,
 };
 use fanfare_protocol::{Channel, Tenant};
 use fanfare_testkit::{NatsServer, wait_for};
@@ -292,9 +293,11 @@ async fn a_stream_that_became_another_is_noticed_without_advisories() {
 async fn the_permissions_of_the_documentation_are_enough() {
     let reading = "\"rt.pub.>\", \"rt.ctl.>\", \"$JS.API.STREAM.INFO.RT_a\", \"$JS.API.STREAM.MSG.GET.RT_a\", \
                    \"$JS.API.CONSUMER.CREATE.RT_a.>\", \"$JS.API.CONSUMER.MSG.NEXT.RT_a.>\", \
-                   \"$JS.API.CONSUMER.DELETE.RT_a.>\"";
-    let managing = "\"$JS.API.STREAM.CREATE.RT_a\", \"$JS.API.STREAM.UPDATE.RT_a\"";
-    let subscribe = "[\"rt.pub.>\", \"rt.live.>\", \"rt.ctl.>\", \"_INBOX.>\", \"$JS.EVENT.ADVISORY.STREAM.*.*\"]";
+                   \"$JS.API.CONSUMER.DELETE.RT_a.>\", \"rt.sig.>\", \"rt.event.>\", \"$JS.API.STREAM.INFO.RT_EVENTS\"";
+    let managing = "\"$JS.API.STREAM.CREATE.RT_a\", \"$JS.API.STREAM.UPDATE.RT_a\", \
+                    \"$JS.API.STREAM.CREATE.RT_EVENTS\", \"$JS.API.STREAM.UPDATE.RT_EVENTS\"";
+    let subscribe = "[\"rt.pub.>\", \"rt.live.>\", \"rt.sig.>\", \"rt.ctl.>\", \"_INBOX.>\", \
+                     \"$JS.EVENT.ADVISORY.STREAM.*.*\"]";
     let user = |name: &str, publish: &str| {
         format!("{{ user: {name}, password: p, permissions: {{ publish: [{publish}], subscribe: {subscribe} }} }}")
     };
@@ -303,10 +306,19 @@ async fn the_permissions_of_the_documentation_are_enough() {
     let server = NatsServer::builder().jetstream().line(&line).start().await;
     let wanted = options(&server, 100, Duration::from_secs(60));
     for (user, options) in [("m", wanted.clone()), ("c", checked(&wanted))] {
-        let options = BrokerOptions { url: format!("nats://{user}:p@{}", server.address()), ..options };
+        let url = format!("nats://{user}:p@{}", server.address());
+        let options = BrokerOptions { url, signals: ["a".into()].into(), tells: true, ..options };
         let mut node = Node::over(open(&options).await.unwrap());
         let channel = format!("a:{user}");
         node.add("acme", &channel).await;
+        let of = |channel: &str| (Tenant::parse("acme").unwrap(), Channel::parse(channel).unwrap());
+        let (tenant, signalled) = of(&channel);
+        let signal = Publish { tenant, channel: signalled, body: numbered(99), id: None, ephemeral: true };
+        node.broker.publish(signal).await.unwrap();
+        assert_eq!(node.publication().await.position, None);
+        let (kind, body) = (LifecycleKind::Connected, numbered(1));
+        let told = Lifecycle { tenant: of(&channel).0, kind, id: format!("{user}:connected"), body };
+        node.broker.tell(told).await.unwrap();
         for number in 0..70 {
             let recorded = node.record(&channel, numbered(number)).await;
             assert_eq!(node.publication().await.position.unwrap().position, recorded);

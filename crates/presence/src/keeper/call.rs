@@ -11,15 +11,38 @@ use crate::{
 #[expect(missing_docs, reason = "each is a method of PresenceStore with its arguments")]
 pub enum Call {
     Renew(Renewal),
-    Resign { incarnation: Incarnation, after: Duration, at_once: bool },
+    Resign {
+        incarnation: Incarnation,
+        after: Duration,
+        at_once: bool,
+    },
     Write(Write),
-    Note { incarnation: Incarnation, places: Vec<Place> },
-    Unnote { incarnation: Incarnation, places: Vec<Place> },
-    Noted { incarnation: Incarnation, cursor: Option<u64>, limit: usize },
-    Read { place: Place, cursor: Option<u64>, limit: usize },
+    Note {
+        incarnation: Incarnation,
+        places: Vec<Place>,
+    },
+    Unnote {
+        incarnation: Incarnation,
+        places: Vec<Place>,
+    },
+    Noted {
+        incarnation: Incarnation,
+        cursor: Option<u64>,
+        limit: usize,
+    },
+    /// `reading` tells which reading of the channel it belongs to.
+    Read {
+        place: Place,
+        cursor: Option<u64>,
+        limit: usize,
+        reading: u64,
+    },
     Standings(Vec<Place>),
     Reap(Reap),
-    Reaped { dead: Incarnation, again: Duration },
+    Reaped {
+        dead: Incarnation,
+        again: Duration,
+    },
     Listen(Vec<Place>),
     Unlisten(Vec<Place>),
 }
@@ -100,7 +123,7 @@ impl Call {
             Self::Noted { incarnation, cursor, limit } => {
                 Outcome::Noted(store.noted(incarnation, *cursor, *limit).await)
             }
-            Self::Read { place, cursor, limit } => Outcome::Read(store.read(place, *cursor, *limit).await),
+            Self::Read { place, cursor, limit, .. } => Outcome::Read(store.read(place, *cursor, *limit).await),
             Self::Standings(places) => Outcome::Standings(store.standings(places).await),
             Self::Reap(reap) => Outcome::Reaped(store.reap(reap.clone()).await),
             Self::Reaped { dead, again } => Outcome::Done(store.reaped(dead, *again).await),

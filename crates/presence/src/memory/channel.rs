@@ -162,6 +162,8 @@ impl Channel {
         let connection = row.connection;
         let number = match self.rows.get(&connection) {
             Some(kept) if kept.incarnation == *incarnation && kept.row == row => return None,
+            // This write has been overtaken.
+            Some(kept) if kept.incarnation.is_later_than(incarnation) => return None,
             Some(kept) => {
                 let (number, user) = (kept.number, kept.row.user.clone());
                 self.leave(&user);

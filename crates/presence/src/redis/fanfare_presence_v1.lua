@@ -19,7 +19,7 @@
 --
 -- A node replaces the library where its own revision is greater. What callers rely on stays as it is: a change
 -- of arguments or replies is `fanfare_presence_v1` no more.
-local REVISION = 1
+local REVISION = 2
 
 -- How long the numbering of a channel is remembered when nobody is there any more, in milliseconds.
 local REMEMBERED = 3600 * 1000
@@ -68,6 +68,12 @@ local function user_of(row)
   return string.match(row, '^[^\n]*\n([^\n]*)\n')
 end
 
+-- Whether a row is of a later incarnation of the same process: those differ in their last four digits alone.
+local function is_later(row, incarnation)
+  local other = string.match(row, '^[^\n]*')
+  return #other == #incarnation and string.sub(other, 1, -5) == string.sub(incarnation, 1, -5) and other > incarnation
+end
+
 -- Writes how many connections users have now, counts the change, and tells of it. `epoch` is for a channel that has none.
 local function finish(keys, channel, epoch, changes, before, after)
   local users, meta = keys[2], keys[3]
@@ -113,7 +119,7 @@ end
 
 -- KEYS: rows, users, meta. ARGV: change channel, incarnation, a random epoch, how many rows are written, for each of them connection,
 -- user and rest, then connections whose rows are removed where they are of the incarnation.
--- What changes nothing counts as no change and is not told.
+-- What changes nothing counts as no change and is not told. A row of a later incarnation of the same process is left as it is.
 -- Returns epoch, version, 1 where somebody is there and nobody was, 1 where nobody is there and somebody was.
 local function write(keys, args)
   local rows = keys[1]
@@ -141,7 +147,7 @@ local function write(keys, args)
   for index = 1, puts do
     local connection, user = names[index], args[3 + 3 * index]
     local row, old = incarnation .. '\n' .. user .. '\n' .. args[4 + 3 * index], current[connection]
-    if row ~= old then
+    if row ~= old and not (old and is_later(old, incarnation)) then
       if old then
         count(changes, user_of(old), -1)
       else

@@ -35,6 +35,7 @@ macro_rules! every_store {
             rows::rows_come_back_as_they_were_written,
             rows::a_write_that_changes_nothing_gives_no_version,
             rows::a_put_is_over_what_was_there_and_a_remove_of_ones_own_only,
+            rows::a_put_that_was_overtaken_by_the_next_life_of_its_process_changes_nothing,
             rows::occupied_and_vacated_are_told_once,
             rows::standings_count_users_and_connections,
             rows::many_rows_are_read_in_pages,

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use fanfare_presence::{Reap, Row, RowChange, Standing, State, User, Version, Write, Written};
+use fanfare_presence::{Incarnation, Reap, Row, RowChange, Standing, State, User, Version, Write, Written};
 
 use crate::{
     fixture::Fixture,
@@ -101,6 +101,24 @@ pub(crate) async fn a_put_is_over_what_was_there_and_a_remove_of_ones_own_only<F
     let written = two.store.write(both).await.unwrap();
     assert!(written.version.number == 4 && !written.occupied && !written.vacated, "{written:?}");
     assert_eq!(one.owners("crew:1").await, [(3, "b".to_owned())]);
+}
+
+pub(crate) async fn a_put_that_was_overtaken_by_the_next_life_of_its_process_changes_nothing<F: Fixture>() {
+    let fixture = F::start().await;
+    let node = Node::connect(&fixture).await;
+    let put = async |number, connections: &[u128]| {
+        let puts = connections.iter().map(|n| row(*n, "u")).collect();
+        let incarnation = Incarnation::new("a", number);
+        node.store.write(Write { incarnation, ..write("crew:1", "a", puts, vec![]) }).await.unwrap().version.number
+    };
+    let owners =
+        async || -> Vec<Incarnation> { node.rows("crew:1").await.into_iter().map(|(owner, _)| owner).collect() };
+    let (before, after, other) = (0x1_0009, 0x1_000a, 0x0_ffff);
+    assert_eq!((put(after, &[1]).await, put(before, &[1]).await, put(before, &[1, 2]).await), (1, 1, 2));
+    assert_eq!(owners().await, [Incarnation::new("a", after), Incarnation::new("a", before)]);
+    // Of another process nothing is known.
+    put(other, &[1]).await;
+    assert_eq!(owners().await[0], Incarnation::new("a", other));
 }
 
 pub(crate) async fn occupied_and_vacated_are_told_once<F: Fixture>() {
