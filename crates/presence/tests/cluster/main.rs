@@ -9,6 +9,7 @@
 
 mod chance;
 mod client;
+mod faults;
 mod node;
 mod plan;
 mod trace;

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use crate::{
     chance::Chance,
     client::Client,
-    node::{GRACE, Inbound, LEASE, Node, unanswered},
+    node::{GRACE, Inbound, Node, unanswered},
     plan::{Plan, Step},
     trace::{described, shown},
     truth::Truth,
@@ -22,44 +22,41 @@ pub(crate) const NODES: usize = 3;
 const PLACES: u64 = 3;
 const USERS: u64 = 7;
 /// How long the driver of a keeper waits for a call.
-const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long after the last fault all has to be as it should.
-const CALM_AFTER: Duration = Duration::from_secs(20);
-const ROUGH_AFTER: Duration = Duration::from_secs(150);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a question may wait where nothing is wrong with the node.
 const ANSWERED_WITHIN: Duration = Duration::from_millis(2_500);
 /// How long a client waits before it asks again.
 const ASKS_AGAIN: Duration = Duration::from_secs(1);
 
 pub(crate) struct World {
-    chance: Chance,
-    is_calm: bool,
-    is_shown: bool,
-    now: Duration,
+    pub(crate) chance: Chance,
+    pub(crate) is_calm: bool,
+    pub(crate) is_shown: bool,
+    pub(crate) now: Duration,
     pub(crate) memory: Memory,
     pub(crate) nodes: [Option<Node>; NODES],
     /// In the order in which they were attached, to name them for faults.
-    attached: usize,
+    pub(crate) attached: usize,
     /// What each life is attached as.
-    lines: BTreeMap<u64, usize>,
-    queue: BTreeMap<(Duration, u64), Happening>,
-    happenings: u64,
-    calls: u64,
-    names: u64,
+    pub(crate) lines: BTreeMap<u64, usize>,
+    pub(crate) queue: BTreeMap<(Duration, u64), Happening>,
+    pub(crate) happenings: u64,
+    pub(crate) calls: u64,
+    pub(crate) names: u64,
     pub(crate) truth: Truth,
     /// All is well from now on.
-    is_healed: bool,
+    pub(crate) is_healed: bool,
     /// Of each life: how often its connection was lost, with what was under way on it.
-    broken: BTreeMap<u64, u64>,
+    pub(crate) broken: BTreeMap<u64, u64>,
     /// Calls that are not answered.
-    waiting: BTreeMap<u64, (usize, u64, Call)>,
-    flushed: Option<Duration>,
-    outages: u32,
-    cuts: [u32; NODES],
-    trace: Vec<String>,
+    pub(crate) waiting: BTreeMap<u64, (usize, u64, Call)>,
+    pub(crate) flushed: Option<Duration>,
+    pub(crate) outages: u32,
+    pub(crate) cuts: [u32; NODES],
+    pub(crate) trace: Vec<String>,
 }
 
-enum Happening {
+pub(crate) enum Happening {
     Step(Step),
     /// A call reaches the store; whoever sent it may be gone.
     Execute {
@@ -153,7 +150,7 @@ pub(crate) async fn run(plan: &Plan, is_shown: bool) -> Vec<String> {
 }
 
 impl World {
-    fn after(&mut self, delay: Duration, happening: Happening) {
+    pub(crate) fn after(&mut self, delay: Duration, happening: Happening) {
         self.happenings += 1;
         self.queue.insert((self.now + delay, self.happenings), happening);
     }
@@ -212,7 +209,7 @@ impl World {
     }
 
     /// The node of that number, or the next that takes requests.
-    fn up(&self, number: u64) -> Option<usize> {
+    pub(crate) fn up(&self, number: u64) -> Option<usize> {
         let start = number as usize % NODES;
         let takes = |node: &usize| self.nodes[*node].as_ref().is_some_and(Node::takes_requests);
         (start..start + NODES).map(|node| node % NODES).find(takes)
@@ -317,18 +314,6 @@ impl World {
         }
     }
 
-    fn is_flushed(&self) -> bool {
-        self.flushed.is_some_and(|at| self.now < at + LEASE)
-    }
-
-    fn lose(&mut self) {
-        // What those who are gone have under way does not outlive the server.
-        let lives: Vec<_> = self.nodes.iter().flatten().map(|node| node.life).collect();
-        (0..self.attached as u64).filter(|life| !lives.contains(life)).for_each(|life| self.disconnect(life));
-        self.truth.lose(self.now);
-        self.memory.begin_anew();
-    }
-
     fn step_join(&mut self, node: u64, place: u64, user: u64, again: bool) {
         let Some(node) = self.up(node) else { return };
         let of_node = self.truth.rows_of(node);
@@ -378,7 +363,7 @@ impl World {
     }
 
     /// The same users come by other connections.
-    fn come_again(&mut self, node: u64, after: Duration, rows: Vec<(Place, Row)>) {
+    pub(crate) fn come_again(&mut self, node: u64, after: Duration, rows: Vec<(Place, Row)>) {
         let mut names = BTreeMap::new();
         let since = (self.now + after).as_millis() as u64;
         let rows = rows.into_iter().map(|(place, row)| {
@@ -391,31 +376,6 @@ impl World {
         });
         let rows = rows.collect();
         self.after(after, Happening::Return { node, rows });
-    }
-
-    fn drain(&mut self, node: u64, until: Duration) {
-        let Some(node) = self.up(node) else { return };
-        let rows = self.truth.rows_of(node);
-        // They are seen for the grace, and are somewhere else by then.
-        for (place, row) in &rows {
-            self.truth.leave(self.now, GRACE / 2, place, row.connection);
-        }
-        let mut by_connection = BTreeMap::<_, Vec<_>>::new();
-        for (place, row) in rows {
-            by_connection.entry(row.connection).or_default().push((place, row));
-        }
-        for (number, rows) in by_connection.into_values().enumerate() {
-            let after = self.chance.up_to(GRACE / 2, ("return", self.now, number));
-            self.come_again((node + 1 + number % 2) as u64, after, rows);
-        }
-        let now = self.now;
-        self.with(node, |node| {
-            node.is_draining = true;
-            node.clients.clear();
-            node.asked.clear();
-            node.keeper.handle_drain(now);
-        });
-        self.after(until + CALL_TIMEOUT, Happening::Start { node });
     }
 
     fn watch(&mut self, node: usize, place: Place, audience: Audience) {
@@ -477,14 +437,14 @@ impl World {
         id
     }
 
-    fn with(&mut self, node: usize, act: impl FnOnce(&mut Node)) {
+    pub(crate) fn with(&mut self, node: usize, act: impl FnOnce(&mut Node)) {
         if let Some(acting) = &mut self.nodes[node] {
             act(acting);
             self.pump(node);
         }
     }
 
-    fn inbound(&mut self, node: usize, life: u64, inbound: Inbound) {
+    pub(crate) fn inbound(&mut self, node: usize, life: u64, inbound: Inbound) {
         let now = self.now;
         let Some(taking) = self.nodes[node].as_mut().filter(|node| node.life == life) else { return };
         if matches!(inbound, Inbound::Wake) {
@@ -500,7 +460,7 @@ impl World {
     }
 
     /// Does what the keeper wants done.
-    fn pump(&mut self, node: usize) {
+    pub(crate) fn pump(&mut self, node: usize) {
         loop {
             let Some(acting) = self.nodes[node].as_mut().filter(|node| node.stopped.is_none()) else { return };
             let Some(effect) = acting.keeper.poll_effect() else { break };
@@ -548,7 +508,7 @@ impl World {
     }
 
     /// A connection is lost, and what was under way on it.
-    fn disconnect(&mut self, life: u64) {
+    pub(crate) fn disconnect(&mut self, life: u64) {
         *self.broken.entry(life).or_default() += 1;
     }
 
@@ -648,67 +608,6 @@ impl World {
         if client.handle_answer(answer) {
             self.after(ASKS_AGAIN, Happening::AskAgain { node, life, client: number });
         }
-    }
-
-    fn go_on(&mut self, node: usize, life: u64) {
-        let now = self.now;
-        let Some(stopped) = self.nodes[node].as_mut().filter(|node| node.life == life) else { return };
-        let Some(waiting) = stopped.stopped.take() else { return };
-        // What has come meanwhile may be looked at first, or the time.
-        let wakes_first = self.chance.percent(50, ("wakes first", now, node));
-        if wakes_first {
-            stopped.handle(now, Inbound::Wake);
-        }
-        stopped.asked.values_mut().for_each(|since| *since = now);
-        self.note(|| format!("n{node} goes on"));
-        if wakes_first {
-            self.pump(node);
-        }
-        for inbound in waiting {
-            if let Some(node) = &mut self.nodes[node] {
-                node.handle(now, inbound);
-            }
-            self.pump(node);
-        }
-        self.with(node, |node| node.handle(now, Inbound::Wake));
-        if self.cuts[node] == 0 && self.outages == 0 {
-            self.truth.trust(now, node);
-        }
-    }
-
-    async fn mend(&mut self, node: usize, life: u64) {
-        let Some(mended) = self.nodes[node].as_ref().filter(|node| node.life == life) else { return };
-        let is_stopped = mended.stopped.is_some();
-        self.cuts[node] -= 1;
-        if self.cuts[node] == 0 {
-            if self.outages == 0 {
-                self.memory.resume(self.lines[&life]).await;
-            }
-            if !is_stopped && self.outages == 0 {
-                self.truth.trust(self.now, node);
-            }
-        }
-    }
-
-    /// No fault from now on, once those that there are have ended.
-    fn heal(&mut self) {
-        let ends = |happening: &Happening| {
-            matches!(
-                happening,
-                Happening::Start { .. }
-                    | Happening::Continue { .. }
-                    | Happening::Mend { .. }
-                    | Happening::ComeBack
-                    | Happening::Return { .. }
-            )
-        };
-        let last = self.queue.iter().filter(|(_, happening)| ends(happening)).map(|((at, _), _)| *at).max();
-        if let Some(last) = last.filter(|last| *last > self.now) {
-            return self.after(last - self.now, Happening::Heal);
-        }
-        self.note(|| "all is well".to_owned());
-        self.is_healed = true;
-        self.after(if self.is_calm { CALM_AFTER } else { ROUGH_AFTER }, Happening::Check);
     }
 }
 
