@@ -69,6 +69,8 @@ pub struct Keeper {
     timers: BTreeSet<(Duration, Timer)>,
     /// Mirrors that need a call: to listen, or to be read.
     calls: VecDeque<Place>,
+    /// How often a mirror was read.
+    readings: u64,
     /// Channels that have to be asked where they stand: mirrors in doubt, and questions for counts.
     standings: VecDeque<Place>,
     counting: HashMap<Place, Vec<QueryId>>,
@@ -115,6 +117,7 @@ impl Keeper {
             effects: VecDeque::new(),
             timers: BTreeSet::new(),
             calls: VecDeque::new(),
+            readings: 0,
             standings: VecDeque::new(),
             counting: HashMap::new(),
             unlisten: BTreeSet::new(),
@@ -253,6 +256,12 @@ impl Keeper {
                 self.mirrors.values_mut().for_each(|mirror| mirror.set_confirmed(false));
                 self.answer_all();
             }
+            // A node that only did not keep up does not write everything anew, too.
+            StoreEvent::Relistened => {
+                self.is_connected = true;
+                self.pauses.end(now).for_each(|place| self.release(&place));
+                self.read_all_anew();
+            }
             StoreEvent::Resumed => {
                 self.is_connected = true;
                 self.pauses.end(now).for_each(|place| self.release(&place));
@@ -295,8 +304,10 @@ impl Keeper {
 
     fn release(&mut self, place: &Place) {
         self.own.release(place);
-        if let Some(mirror) = self.mirrors.get_mut(place) {
-            mirror.is_held = false;
+        match self.mirrors.get_mut(place) {
+            Some(mirror) => mirror.is_held = false,
+            None if !self.own.has(place) => self.pauses.forget(place),
+            None => {}
         }
         self.go_on(place);
     }
@@ -325,7 +336,9 @@ impl Keeper {
             }
             (Call::Reap(reap), Outcome::Reaped(result)) => self.handle_reaped(reap, result.ok()),
             (Call::Listen(places), _) => places.iter().for_each(|place| self.handle_listened(place, is_done)),
-            (Call::Read { place, .. }, Outcome::Read(result)) => self.handle_read(&place, result.ok()),
+            (Call::Read { place, reading, .. }, Outcome::Read(result)) => {
+                self.handle_read(&place, reading, result.ok())
+            }
             (Call::Standings(places), Outcome::Standings(result)) => self.handle_standings(&places, result),
             (Call::Resign { .. }, _) => self.drain = Drain::Done,
             (Call::Unlisten(places), _) => places.iter().for_each(|place| {
@@ -438,6 +451,7 @@ impl Keeper {
 
     fn handle_renewed(&mut self, renewal: &Renewal, leases: Option<&Leases>) {
         let Some(leases) = leases else { return self.lease.handle_failed(self.now) };
+        self.pauses.handle_success(self.now, &[]);
         match self.lease.handle_renewed(self.now, renewal, leases) {
             Renewed::Held | Renewed::Begun => {
                 for dead in &leases.reap {

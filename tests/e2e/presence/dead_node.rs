@@ -10,7 +10,7 @@ use super::{
     scene::{Scene, Truth, channels, names},
     watcher::Watcher,
 };
-use crate::{MACHINE, SOON};
+use crate::SOON;
 
 /// The default of `presence.lease`.
 const LEASE: Duration = Duration::from_secs(10);
@@ -24,7 +24,6 @@ async fn who_was_on_a_killed_node_leaves_once() {
     /// So many of the members are on the other node, too.
     const ELSEWHERE: usize = 100;
     const WATCHERS: usize = 4;
-    let _alone = MACHINE.lock().await;
     let scene = Scene::start(|node| node).await;
     let started = Instant::now();
     let (channels, users) = (channels(CHANNELS), names("m", MEMBERS));

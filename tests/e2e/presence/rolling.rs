@@ -20,7 +20,7 @@ const CHANNELS: usize = 5;
 async fn nobody_is_offline_over_a_rolling_restart() {
     let redis = RedisServer::start().await;
     let url = redis.url();
-    let start = |name| node(name, &url, &url).set("presence.lease", "3s").start();
+    let start = |name| node(name, &url, &url).set("presence.lease", "3s").set("presence.grace", "3s").start();
     let (rolled, kept) = tokio::join!(start("a"), start("b"));
     let (channels, users) = (channels(CHANNELS), names("m", CLIENTS));
     let observer = Watcher::watch(&kept, "observer", &channels).await;

@@ -122,6 +122,34 @@ async fn asked_for_in_pages() {
     assert_eq!((&counts["users"], counts.get("members")), (&json!(5), None), "{counts}");
 }
 
+/// A page without a command: it subscribes, and asks who is there, by its URL. Its user has no name.
+#[tokio::test]
+async fn asked_for_by_the_url() {
+    let node = node("a", "memory:", "memory:").set("auth.anonymous", true).set("presence.grace", "500ms");
+    let node = node.set("namespaces.crew.subscribe", "anyone").start().await;
+    let ann = watch_silently(&node, "ann").await;
+    let open = |query: &str| Watcher::open(node.client().query("channels=crew:1,crew:2").query(query), "nobody");
+    for query in ["presence=true", "presence=names"] {
+        let nobody = open(query).await;
+        // Nobody who has no name is one user with another.
+        let (session, tenant) = (nobody.session(), nobody.known().system()[0]["data"]["tenant"].clone());
+        assert_eq!(tenant, "default");
+        nobody
+            .wait("snapshots", |known| ["crew:1", "crew:2"].iter().all(|channel| known.view(channel).is_known()))
+            .await;
+        nobody.wait_connections(CHANNEL, &session, 1).await;
+        assert_eq!(nobody.known().connections(CHANNEL, "ann"), 0, "she is of another tenant");
+        let other = open("presence=false").await;
+        nobody.wait_connections(CHANNEL, &other.session(), 1).await;
+        assert!(other.known().views().is_empty());
+        let gone = other.session();
+        other.cut().await;
+        nobody.wait_connections(CHANNEL, &gone, 0).await;
+        nobody.assert_sound();
+    }
+    drop(ann);
+}
+
 async fn watch_silently(node: &Node, user: &str) -> Watcher {
     let mut watcher = Watcher::connect(node, user).await;
     watcher.subscribe(&[CHANNEL], json!({ "presence": false })).await;

@@ -55,6 +55,8 @@ pub(super) struct Listener {
     wanted: HashSet<Arc<str>>,
     /// With which connection for functions all was well, as it was told last; None where it was not.
     told: Option<u64>,
+    /// The same, of the last time that all was well.
+    last_well: u64,
     connected: watch::Sender<bool>,
 }
 
@@ -105,10 +107,22 @@ impl Listener {
         events: mpsc::Sender<LinkEvent>,
     ) -> (Self, watch::Receiver<bool>) {
         let (connected, is_connected) = watch::channel(false);
-        let told = Some(health.borrow().connections);
+        let last_well = health.borrow().connections;
+        let told = Some(last_well);
         let wanted = HashSet::new();
-        let listener =
-            Self { name, place, connector, request_timeout, health, requests, events, wanted, told, connected };
+        let listener = Self {
+            name,
+            place,
+            connector,
+            request_timeout,
+            health,
+            requests,
+            events,
+            wanted,
+            told,
+            last_well,
+            connected,
+        };
         (listener, is_connected)
     }
 
@@ -317,8 +331,9 @@ impl Listener {
         if self.told.is_some() {
             let _ = self.events.send(LinkEvent::Interrupted).await;
         }
-        if now.is_some() {
-            let _ = self.events.send(LinkEvent::Resumed).await;
+        if let Some(connections) = now {
+            let is_same = std::mem::replace(&mut self.last_well, connections) == connections;
+            let _ = self.events.send(if is_same { LinkEvent::Relistened } else { LinkEvent::Resumed }).await;
         }
         self.told = now;
     }

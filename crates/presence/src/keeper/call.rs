@@ -35,10 +35,12 @@ pub enum Call {
         cursor: Option<u64>,
         limit: usize,
     },
+    /// `reading` tells which reading of the channel it belongs to.
     Read {
         place: Place,
         cursor: Option<u64>,
         limit: usize,
+        reading: u64,
     },
     Standings(Vec<Place>),
     Reap(Reap),
@@ -129,7 +131,7 @@ impl Call {
             Self::Noted { incarnation, cursor, limit } => {
                 Outcome::Noted(store.noted(incarnation, *cursor, *limit).await)
             }
-            Self::Read { place, cursor, limit } => Outcome::Read(store.read(place, *cursor, *limit).await),
+            Self::Read { place, cursor, limit, .. } => Outcome::Read(store.read(place, *cursor, *limit).await),
             Self::Standings(places) => Outcome::Standings(store.standings(places).await),
             Self::Reap(reap) => Outcome::Reaped(store.reap(reap.clone()).await),
             Self::Reaped { dead, again } => Outcome::Done(store.reaped(dead, *again).await),

@@ -72,6 +72,8 @@ pub(super) enum Phase {
 /// What was read so far.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
+    /// Which it is: an answer to one before, of a mirror that is gone, is none to this.
+    number: u64,
     first: Option<Version>,
     rows: Vec<(Incarnation, Row)>,
     /// Something has happened that makes it worthless.
@@ -239,9 +241,14 @@ impl Mirror {
         }
     }
 
-    pub(super) fn begin_reading(&mut self) {
-        self.phase = Phase::Reading(Reading::default());
+    pub(super) fn begin_reading(&mut self, number: u64) {
+        self.phase = Phase::Reading(Reading { number, ..Reading::default() });
         self.forget_buffered();
+    }
+
+    /// Whether this is the reading that is under way.
+    pub(super) fn reads(&self, number: u64) -> bool {
+        matches!(&self.phase, Phase::Reading(reading) if reading.number == number)
     }
 
     /// Takes a page of a reading. Rows of the dead are passed over, unless they were there before: those go when they are reaped, if
@@ -268,12 +275,12 @@ impl Mirror {
         reading.rows.extend(page.rows.into_iter().filter(|(incarnation, row)| !is_dead(incarnation) || is_there(row)));
         match page.next {
             Some(cursor) => PageRead::More(cursor),
-            None => self.take_over(now, lease, is_dead),
+            None => self.take_over(now, lease),
         }
     }
 
     /// All pages are read: what they say, and what came meanwhile, is the roster.
-    fn take_over(&mut self, now: Duration, lease: Duration, is_dead: impl Fn(&Incarnation) -> bool) -> PageRead {
+    fn take_over(&mut self, now: Duration, lease: Duration) -> PageRead {
         let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Unread) else { return PageRead::Again };
         let Reading { first, rows, .. } = reading;
         let mut version = first.unwrap_or(Version { epoch: String::new(), number: 0 });
@@ -303,7 +310,8 @@ impl Mirror {
         for (incarnation, row) in before.rows() {
             let connection = row.connection;
             let was_believed = is_lost || unproven.contains_key(&connection);
-            if was_believed && !changed.contains(&connection) && !roster.has(connection) && !is_dead(incarnation) {
+            // Incarnations whose leases were lost count as dead before they have written anything again.
+            if was_believed && !changed.contains(&connection) && !roster.has(connection) {
                 self.unproven.insert(connection, row.user.clone());
                 roster.apply(RowChange::Put(incarnation.clone(), row));
             }

@@ -47,10 +47,12 @@ impl Keeper {
                     listen.extend(self.calls.pop_front());
                 }
                 Phase::Unread if listen.is_empty() => {
-                    mirror.begin_reading();
+                    self.readings += 1;
+                    let reading = self.readings;
+                    mirror.begin_reading(reading);
                     mirror.is_queued = false;
                     let place = self.calls.pop_front()?;
-                    return Some(Call::Read { place, cursor: None, limit: ROWS_PER_READ });
+                    return Some(Call::Read { place, cursor: None, limit: ROWS_PER_READ, reading });
                 }
                 Phase::Unlistened | Phase::Unread => break,
                 Phase::Listening | Phase::Reading(_) | Phase::Following(_) => {
@@ -77,8 +79,8 @@ impl Keeper {
         self.answer_waiting(place);
     }
 
-    pub(super) fn handle_read(&mut self, place: &Place, page: Option<RowPage>) {
-        let Some(mirror) = self.mirrors.get_mut(place) else { return };
+    pub(super) fn handle_read(&mut self, place: &Place, reading: u64, page: Option<RowPage>) {
+        let Some(mirror) = self.mirrors.get_mut(place).filter(|mirror| mirror.reads(reading)) else { return };
         match page {
             None => {
                 mirror.phase = Phase::Unread;
@@ -89,7 +91,7 @@ impl Keeper {
                     mirror.handle_page(self.now, self.config.lease, page, |incarnation| lease.is_dead(incarnation))
                 {
                     self.in_flight += 1;
-                    let call = Call::Read { place: place.clone(), cursor: Some(cursor), limit: ROWS_PER_READ };
+                    let call = Call::Read { place: place.clone(), cursor: Some(cursor), limit: ROWS_PER_READ, reading };
                     return self.effects.push_back(Effect::Call(call));
                 }
             }

@@ -320,6 +320,10 @@ impl OwnRows {
         }
     }
 
+    pub(super) fn has(&self, place: &Place) -> bool {
+        self.places.contains_key(place)
+    }
+
     /// Nothing is tried for a place until it is released.
     pub(super) fn hold(&mut self, place: &Place) {
         if let Some(own) = self.places.get_mut(place) {

@@ -59,6 +59,11 @@ impl Pauses {
         }
     }
 
+    /// Nobody wants anything of a channel any more.
+    pub(super) fn forget(&mut self, place: &Place) {
+        self.failures.remove(place);
+    }
+
     /// When a channel that has failed is tried again.
     pub(super) fn hold(&mut self, now: Duration, place: &Place, random: f64) -> Duration {
         let failures = self.failures.entry(place.clone()).or_insert(0);
