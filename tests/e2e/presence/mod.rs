@@ -8,6 +8,7 @@ mod dialects;
 mod failover;
 mod leaves;
 mod own_channel;
+mod parted;
 mod rolling;
 mod scene;
 mod signals;
