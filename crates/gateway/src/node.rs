@@ -199,6 +199,7 @@ impl Node {
                 publishes: publishes.clone(),
                 reads: reads.clone(),
                 presence: presence.clone(),
+                lists_connections: self.config.presence.connections.then(|| self.config.node.as_str().into()),
                 lifecycle: lifecycle.clone(),
                 recovery_bytes: self.config.limits.recovery_bytes,
                 inbox,

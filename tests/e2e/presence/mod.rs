@@ -7,6 +7,7 @@ mod dead_node;
 mod dialects;
 mod failover;
 mod leaves;
+mod overview;
 mod own_channel;
 mod parted;
 mod rolling;

@@ -233,7 +233,9 @@ fn read_namespaces(reader: &mut Reader, development: bool, patterns: bool) -> (N
         }
         declared.insert(name, Namespace { history: retention.is_some(), ..namespace });
     }
-    (NamespaceTable { declared, defaults }, retentions)
+    let mut namespaces = NamespaceTable { declared, defaults };
+    build_presence::reserve(&mut namespaces, reader);
+    (namespaces, retentions)
 }
 
 fn read_namespace(reader: &mut Reader, key: &str, defaults: Namespace) -> Namespace {

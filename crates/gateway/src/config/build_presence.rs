@@ -3,13 +3,14 @@
 use std::{fs, time::Duration};
 
 use fanfare_broker::mask_url;
-use fanfare_session::{Access, ChannelTemplate};
+use fanfare_session::{Access, ChannelTemplate, Namespace, NamespaceTable};
 
 use super::{
     BrokerConfig, Config, PresenceConfig, Secret, StoreConfig, check,
     reader::Reader,
     value::{is_node_name, show_duration},
 };
+use crate::presence::connections;
 
 /// The URLs that a store may have, for error texts.
 const STORE_URLS: &str = "memory:, redis://host:6379, rediss://host:6379, redis-sentinel://host:26379/SERVICE, rediss-sentinel://… (several sentinels separated by commas), redis-cluster://host:6379, rediss-cluster://… (any of its nodes, separated by commas)";
@@ -99,6 +100,17 @@ pub(super) fn read_presence(reader: &mut Reader) -> PresenceConfig {
         grace: reader.duration("presence.grace", default.grace, Duration::ZERO..=10 * MINUTE),
         batch: reader.duration("presence.batch", default.batch, Duration::from_millis(10)..=10 * SECOND),
         max_named: reader.count("presence.max_named", default.max_named, 1..=100_000),
+        connections: reader.flag("presence.connections", default.connections),
+    }
+}
+
+/// A namespace that is the node's own: nobody may do anything there, and no channel of a client has members there.
+pub(super) fn reserve(namespaces: &mut NamespaceTable, reader: &mut Reader) {
+    let own =
+        Namespace { subscribe: Access::None, publish: Access::None, signal: Access::None, ..Namespace::default() };
+    if namespaces.declared.insert(connections::NAMESPACE.into(), own).is_some() {
+        let key = format!("namespaces.{}", connections::NAMESPACE);
+        reader.problem(&key, None, "is the node's own; see presence.connections");
     }
 }
 
@@ -172,6 +184,9 @@ fn presence(config: &Config, reader: &mut Reader) {
     if namespaces.defaults.presence {
         // What is inherited is told once.
         with = vec!["namespace_defaults.presence".into()];
+    }
+    if config.presence.connections {
+        with.push("presence.connections".into());
     }
     let Some(first) = with.first() else { return };
     let broker = mask_url(config.broker.url.expose());

@@ -128,6 +128,8 @@ pub struct PresenceConfig {
     pub batch: Duration,
     /// Members of a channel above which counts are told instead of names.
     pub max_named: usize,
+    /// Whether the store keeps where each user is connected.
+    pub connections: bool,
 }
 
 /// Paths of the public port.
@@ -281,6 +283,7 @@ impl Default for PresenceConfig {
             grace: Duration::from_secs(5),
             batch: Duration::from_millis(250),
             max_named: 500,
+            connections: false,
         }
     }
 }
@@ -339,9 +342,11 @@ impl Config {
 }
 
 impl Config {
-    /// Whether any channel has members.
+    /// Whether anything is kept of who is there.
     pub fn has_presence(&self) -> bool {
-        self.namespaces.defaults.presence || self.namespaces.declared.values().any(|namespace| namespace.presence)
+        self.presence.connections
+            || self.namespaces.defaults.presence
+            || self.namespaces.declared.values().any(|namespace| namespace.presence)
     }
 
     /// Whether services are told of anything.

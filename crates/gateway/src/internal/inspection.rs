@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use fanfare_protocol::{ErrorBody, ErrorCode, Tenant, Topic};
+use fanfare_session::SessionId;
 use tokio::{
     sync::{Semaphore, oneshot},
     time::timeout,
@@ -75,24 +76,28 @@ impl Shards {
         Ok(TopicPage { topics: found.into_values().take(limit).collect(), more })
     }
 
-    /// A user's connections on this node: at most `limit` of them, and whether there are more.
+    /// A user's connections on this node, in the order of their sessions: at most `limit` behind `after`, and whether there are more.
     pub(super) async fn connections(
         &self,
         tenant: &Tenant,
         user: &str,
+        after: Option<SessionId>,
         limit: usize,
     ) -> Result<(Vec<ConnectionReport>, bool), ErrorBody> {
-        let mut found = Vec::new();
+        let mut found = BTreeMap::new();
         let question =
             |from, answer| Inspection::Connections { tenant: tenant.clone(), user: user.into(), from, answer };
-        let mut more = false;
-        self.ask(question, |report| match found.len() < limit {
-            true => found.push(report),
-            false => more = true,
+        self.ask(question, |report: ConnectionReport| {
+            if after.is_none_or(|after| after.0 < report.session.0) {
+                found.insert(report.session.0, report);
+            }
+            if found.len() > limit + 1 {
+                found.pop_last();
+            }
         })
         .await?;
-        found.sort_by_key(|report| report.session.0);
-        Ok((found, more))
+        let more = found.len() > limit;
+        Ok((found.into_values().take(limit).collect(), more))
     }
 
     /// Asks every shard for all of its table.
@@ -142,8 +147,6 @@ impl Shards {
 
 #[cfg(test)]
 mod tests {
-    use fanfare_session::SessionId;
-
     use super::*;
     use crate::hub::{ShardInboxReceiver, message::TopicCount, shard_inbox};
 
@@ -206,10 +209,15 @@ mod tests {
         assert_eq!(page("", 2).await, ("a1 b5".into(), true));
         assert_eq!(page("b", 2).await, ("c6 d1".into(), true));
         assert_eq!(page("d", 2).await, ("e1 f7".into(), false));
-        let (sessions, more) = shards.connections(&Tenant::default(), "alice", 10).await.unwrap();
-        assert_eq!((sessions.iter().map(|own| own.session.0).collect::<Vec<_>>(), more), (vec![1, 2, 3, 4, 5], false));
-        let (sessions, more) = shards.connections(&Tenant::default(), "alice", 4).await.unwrap();
-        assert_eq!((sessions.len(), more), (4, true));
+        let sessions = async |after: Option<u128>, limit| {
+            let after = after.map(SessionId);
+            let (found, more) = shards.connections(&Tenant::default(), "alice", after, limit).await.unwrap();
+            (found.iter().map(|own| own.session.0).collect::<Vec<_>>(), more)
+        };
+        assert_eq!(sessions(None, 5).await, (vec![1, 2, 3, 4, 5], false));
+        assert_eq!(sessions(None, 2).await, (vec![1, 2], true));
+        assert_eq!(sessions(Some(2), 2).await, (vec![3, 4], true));
+        assert_eq!(sessions(Some(3), 2).await, (vec![4, 5], false));
     }
 
     #[tokio::test]

@@ -49,6 +49,8 @@ struct Inner {
     clock: Clock,
     /// The node's name.
     node: String,
+    /// Whether the presence store keeps where users are connected.
+    lists_connections: bool,
     namespaces: NamespaceTable,
     keys: ApiKeys,
     origins: OriginPolicy,
@@ -104,6 +106,7 @@ impl InternalState {
             prometheus,
             clock,
             node: config.node.clone(),
+            lists_connections: config.presence.connections,
             namespaces: config.namespaces.clone(),
             keys,
             origins,

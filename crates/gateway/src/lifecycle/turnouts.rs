@@ -12,7 +12,10 @@ use super::{
     LifecycleContext,
     event::{LifecycleEvent, What, Who},
 };
-use crate::{limits::LIFECYCLE_LOST_SESSIONS, presence::Turnout};
+use crate::{
+    limits::LIFECYCLE_LOST_SESSIONS,
+    presence::{Turnout, connections},
+};
 
 /// Why connections and subscriptions ended whose node is gone.
 const NODE_LOST: &str = "node_lost";
@@ -71,8 +74,12 @@ impl Turnouts {
         }
         let node: Arc<str> = dead.node().into();
         for row in rows {
-            let user = match row.user {
-                User::Named(user) => Some(user),
+            let user = match &row.user {
+                User::Named(user) => Some(user.clone()),
+                // There each connection is for itself, and says whose it is.
+                User::Anonymous(_) if connections::is_place(place) => {
+                    connections::read(row.info.as_deref()).map(|info| info.user.into())
+                }
                 User::Anonymous(_) => None,
             };
             let who = Who { session: SessionId(row.connection.0), user };

@@ -77,6 +77,18 @@ fn it_says_on_which_node_they_were() {
 }
 
 #[test]
+fn a_connection_in_its_users_place_says_whose_it_is() {
+    let (mut turnouts, mut told) = scene(LifecycleEvents::DISCONNECTED);
+    let tenant = Tenant::parse("acme").unwrap();
+    let info = connections::ConnectionInfo { node: "n2".into(), transport: "sse".into(), user: "alice".into() };
+    let (place, row) = (connections::place_of(&tenant, "alice"), connections::row(ConnectionKey(4), 1, &info));
+    turnouts.handle(5, Turnout::Lost { place, dead: Incarnation::new("n2", 1), rows: vec![row] });
+    let body = told.try_recv().unwrap().to_lifecycle().body;
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((&body["kind"], &body["user"]), (&"disconnected".into(), &"alice".into()));
+}
+
+#[test]
 fn what_is_remembered_of_the_dead_is_bounded() {
     let (mut turnouts, mut told) = scene(LifecycleEvents::DISCONNECTED);
     for connection in 0..=LIFECYCLE_LOST_SESSIONS as u128 {

@@ -6,6 +6,7 @@
 mod announcing;
 mod answering;
 mod calls;
+pub(crate) mod connections;
 mod driver;
 pub(crate) mod message;
 mod metrics;

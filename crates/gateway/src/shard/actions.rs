@@ -25,13 +25,10 @@ use crate::{
 impl Shard {
     /// Does all that the connection's session asks for now.
     pub(super) fn carry_out(&self, state: &mut ShardState, index: usize, now: Time) {
-        let connection = &mut state.connections[index];
-        if !connection.counted && connection.session.as_ref().is_some_and(|session| session.tenant().is_some()) {
-            connection.counted = true;
-            state.metrics.session_began();
-            state.tell_connected(index);
-        }
-        while let Some(action) = state.session(index).and_then(|session| session.poll_action()) {
+        loop {
+            // Each time: a token may be verified at once, and there may be nothing more to do.
+            self.note_beginning(state, index);
+            let Some(action) = state.session(index).and_then(|session| session.poll_action()) else { break };
             match action {
                 Action::Authenticate { op, token } => self.authenticate(state, index, now, op, token),
                 Action::Subscribe { op, topic, start } => self.subscribe(state, index, now, op, topic, start),
@@ -51,6 +48,17 @@ impl Shard {
             }
         }
         state.settle_told();
+    }
+
+    /// Counts and tells that a session is connected, once.
+    fn note_beginning(&self, state: &mut ShardState, index: usize) {
+        let connection = &mut state.connections[index];
+        if !connection.counted && connection.session.as_ref().is_some_and(|session| session.tenant().is_some()) {
+            connection.counted = true;
+            state.metrics.session_began();
+            state.tell_connected(index);
+            self.list(state, index);
+        }
     }
 
     /// Ends the session and begins the closing handshake (RFC 6455 section 7.1.2), behind all that was sent before.
@@ -106,6 +114,7 @@ impl Shard {
         if std::mem::take(&mut state.connections[index].counted) {
             state.metrics.session_ended();
             state.tell_disconnected(session.id(), reason);
+            self.unlist(state, &session);
         }
         let (id, key) = (state.id(index), presence::key(&session));
         let Some(tenant) = session.tenant().cloned() else { return };

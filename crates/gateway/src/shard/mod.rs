@@ -85,6 +85,8 @@ pub(crate) struct ShardContext {
     pub(crate) reads: mpsc::Sender<ClientRead>,
     /// `None` where no namespace has presence.
     pub(crate) presence: Option<mpsc::Sender<PresenceRequest>>,
+    /// The node's name, where the presence store keeps where users are connected.
+    pub(crate) lists_connections: Option<Arc<str>>,
     /// `None` where services are told nothing of connections and channels.
     pub(crate) lifecycle: Option<LifecycleContext>,
     /// Bytes that one client is given to catch up.

@@ -12,7 +12,11 @@ use fanfare_session::{
 
 use super::{Shard, ShardState, actions::complete, presence_link::Overloaded};
 use crate::{
-    presence::message::{Asker, PresenceRequest},
+    clock::unix_millis,
+    presence::{
+        connections::{self, ConnectionInfo},
+        message::{Asker, PresenceRequest},
+    },
     publishing::ClientPublish,
 };
 
@@ -45,6 +49,29 @@ impl Shard {
             return self.close_overloaded(state, index);
         }
         self.watch(state, index, &place, audience(watch));
+    }
+
+    /// A user's session has begun: it can be found by services from now on, where that is kept.
+    pub(super) fn list(&self, state: &mut ShardState, index: usize) {
+        let Some(node) = &self.context.lists_connections else { return };
+        let is_stream = state.connections[index].events.is_some();
+        let Some((session, tenant)) = connected(state, index) else { return };
+        let Some(user) = session.grant().and_then(|grant| grant.user.as_deref()) else { return };
+        let (node, transport) = ((**node).into(), connections::transport(is_stream).into());
+        let row = connections::row(key(session), unix_millis(), &ConnectionInfo { node, transport, user: user.into() });
+        let place = connections::place_of(&tenant, user);
+        if state.presence.request(PresenceRequest::Join { place, row }).is_err() {
+            self.close_overloaded(state, index);
+        }
+    }
+
+    /// A session has ended.
+    pub(super) fn unlist(&self, state: &mut ShardState, session: &Session) {
+        let Some(grant) = session.grant().filter(|_| self.context.lists_connections.is_some()) else { return };
+        if let Some(user) = grant.user.as_deref() {
+            let place = connections::place_of(&grant.tenant, user);
+            state.presence.tell(PresenceRequest::Leave { place, connection: key(session) });
+        }
     }
 
     /// A member is doing something else.

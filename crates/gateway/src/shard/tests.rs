@@ -79,6 +79,7 @@ impl Bench {
             publishes,
             reads: mpsc::channel(64).0,
             presence,
+            lists_connections: None,
             lifecycle: None,
             recovery_bytes: 1 << 20,
             inbox: shard_inbox(64).0,

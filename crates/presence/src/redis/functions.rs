@@ -21,7 +21,7 @@ pub(super) const LIBRARY: FunctionLibrary = FunctionLibrary {
     check: "fanfare_presence_v1_check",
     check_arguments: &[],
     purpose: "presence",
-    printed_by: "fanfare-gateway --presence-functions",
+    printed_by: "fanfare-gateway presence-functions",
     waits: false,
 };
 
@@ -129,6 +129,12 @@ impl Functions {
 
     pub(super) fn unnote(&self, incarnation: &Incarnation, places: &[Place]) -> FunctionCall {
         self.on_notes("fanfare_presence_v1_unnote", incarnation, places)
+    }
+
+    /// The dead's, for what they wrote too late.
+    pub(super) fn keep_notes(&self, dead: &Incarnation) -> FunctionCall {
+        let (keys, arguments) = (vec![self.keys.of_node(dead)], vec![millis(Leases::REAP_AGAIN_FOR)]);
+        FunctionCall { function: "fanfare_presence_v1_keep_notes", keys, arguments }
     }
 
     pub(super) fn unnote_all(&self, incarnation: &Incarnation) -> FunctionCall {

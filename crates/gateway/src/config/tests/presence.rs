@@ -35,8 +35,13 @@ fn a_namespace_says_what_is_kept_and_told_of_its_channels() {
     let templates: Vec<_> = config.auto_subscribe.iter().map(|template| template.as_str()).collect();
     assert_eq!(templates, ["user:{sub}", "news:all"]);
     let seconds = Duration::from_secs;
-    let expected =
-        PresenceConfig { lease: seconds(6), grace: seconds(6), batch: Duration::from_millis(50), max_named: 20 };
+    let expected = PresenceConfig {
+        lease: seconds(6),
+        grace: seconds(6),
+        batch: Duration::from_millis(50),
+        max_named: 20,
+        connections: false,
+    };
     assert_eq!(config.presence, expected);
     let crew = config.namespaces.get("crew");
     assert_eq!((crew.presence, crew.signal), (true, Access::Subscribers));
@@ -82,6 +87,21 @@ fn the_store_is_the_broker_unless_that_cannot_be_one() {
         alone.warnings,
         ["store: memory: knows the members of this node alone; with broker nats://nats:4222 other nodes' are not seen"]
     );
+}
+
+#[test]
+fn where_users_are_connected_is_kept_apart_from_all_that_clients_can_name() {
+    let text = "namespaces.=connections: is the node's own; see presence.connections";
+    assert_eq!(problems("[namespaces.\"=connections\"]\npresence = true", &[]), [text]);
+    let config = load("[namespace_defaults]\npresence = true\n[presence]\nconnections = true", &[]).unwrap();
+    let own = config.namespaces.get("=connections");
+    assert_eq!((own.subscribe, own.publish, own.signal), (Access::None, Access::None, Access::None));
+    assert!(!own.presence && !own.patterns && !own.history && own.events.is_empty());
+    assert!(!config.to_toml().contains("=connections"));
+    // It needs a store as channels do, and is enough to open it.
+    let alone = production("[presence]\nconnections = true");
+    assert!(problems(&alone, &[])[0].starts_with("presence.connections = true: needs a store, "));
+    assert!(load(&alone, &[("FANFARE_STORE", "redis://r")]).unwrap().store_options().is_some());
 }
 
 #[test]
@@ -161,7 +181,9 @@ fn what_is_wrong_is_told_with_what_is_allowed() {
             format!("presence.batch = \"1m\" {file}: {duration} 10ms to 10s"),
             format!("presence.grace = 5 {file}: {duration} 0s to 10m"),
             format!("presence.lease = \"500ms\" {file}: {duration} 1s to 10m"),
-            format!("presence.linger {file}: is not known; allowed in [presence] are batch, grace, lease, max_named"),
+            format!(
+                "presence.linger {file}: is not known; allowed in [presence] are batch, connections, grace, lease, max_named"
+            ),
             format!("presence.max_named = 0 {file}: {rate}"),
             format!("store = \"nats://***@nats\" {file}: must be one of {STORES}"),
             format!("timeouts.idle = \"never\" {file}: {duration} 10ms to 1day"),

@@ -46,6 +46,20 @@ async fn drive(mut requests: mpsc::Receiver<PresenceRequest>) {
                 continue;
             }
             ("acme", "crew:1") => (2, 3, true),
+            ("acme", "=connections:u:a=2Eb") => {
+                let (first, second) = (ConnectionKey(1), ConnectionKey(2));
+                let of = |key, node| {
+                    let info = format!(r#"{{"node":"{node}","transport":"websocket","user":"a.b"}}"#);
+                    member(User::Anonymous(key), "online", Some(&info), 1)
+                };
+                let mut members = vec![of(first, "gate-1"), of(second, "gate-2")];
+                members.retain(|member| query.after.as_ref().is_none_or(|after| member.user > *after));
+                let next = (members.len() > query.limit).then_some(User::Anonymous(first));
+                members.truncate(query.limit);
+                let members = Some(MemberPage { members, next });
+                answer.send(Ok(Present { users: 2, connections: 2, members, version: None, stale: false })).unwrap();
+                continue;
+            }
             _ => (0, 0, false),
         };
         let skipped = usize::from(query.after.is_some());
@@ -58,8 +72,12 @@ async fn drive(mut requests: mpsc::Receiver<PresenceRequest>) {
     }
 }
 
-/// A port over that driver and one shard.
 fn port() -> Port {
+    port_with(&ENVIRONMENT)
+}
+
+/// A port over that driver and one shard.
+fn port_with(environment: &[(&str, &str)]) -> Port {
     let (requests, receiver) = mpsc::channel(8);
     tokio::spawn(drive(receiver));
     let (inbox, mut shard) = shard_inbox(8);
@@ -89,7 +107,7 @@ fn port() -> Port {
         }
     });
     let recorder = Arc::new(Recorder::default());
-    Port::with(&load(&ENVIRONMENT), recorder.clone(), recorder, Some(PresenceHandle::new(requests)), vec![inbox])
+    Port::with(&load(environment), recorder.clone(), recorder, Some(PresenceHandle::new(requests)), vec![inbox])
 }
 
 async fn get(port: &Port, path: &str) -> Answer {
@@ -179,8 +197,33 @@ async fn a_users_connections_are_listed() {
     assert_eq!(
         found(&port, "/api/connections?tenant=acme&user=alice").await,
         json!({
-            "user": "alice", "scope": "node", "node": "gate-1", "more": false,
-            "connections": [{"session": "000000000000000000000000000000ab", "transport": "sse", "subscriptions": 1, "channels": ["crew:1"]}]
+            "user": "alice", "scope": "node", "node": "gate-1", "stale": false,
+            "connections": [{"session": "000000000000000000000000000000ab", "node": "gate-1", "transport": "sse", "subscriptions": 1, "channels": ["crew:1"]}]
         })
     );
+}
+
+#[tokio::test]
+async fn where_it_is_kept_connections_are_those_of_the_cluster() {
+    let mut environment = ENVIRONMENT.to_vec();
+    environment.push(("FANFARE_PRESENCE__CONNECTIONS", "true"));
+    let port = port_with(&environment);
+    let [first, second] = [("gate-1", 1), ("gate-2", 2)].map(
+        |(node, key)| json!({"session": format!("{key:032x}"), "node": node, "transport": "websocket", "since": 7}),
+    );
+    assert_eq!(
+        found(&port, "/api/connections?tenant=acme&user=a.b").await,
+        json!({"user": "a.b", "scope": "cluster", "node": "gate-1", "connections": [first, second], "stale": false})
+    );
+    let page = found(&port, "/api/connections?tenant=acme&user=a.b&limit=1").await;
+    assert_eq!((&page["connections"], &page["next"]), (&json!([first]), &first["session"]));
+    let next = page["next"].as_str().unwrap();
+    let page = found(&port, &format!("/api/connections?tenant=acme&user=a.b&limit=1&after={next}")).await;
+    assert_eq!((&page["connections"], page.get("next")), (&json!([second]), None));
+    let message = "after is \"x\"; it must be a session's id, 32 hexadecimal digits";
+    let answer = get(&port, "/api/connections?user=a&after=x").await;
+    assert_eq!(answer.error(), error(400, "BAD_REQUEST", message));
+    // Clients' channels and the node's own are apart, here too.
+    let answer = get(&port, "/api/presence?tenant=acme&channel==connections:u:a=2Eb").await;
+    assert_eq!(answer.status, 400, "{}", answer.text);
 }
