@@ -17,6 +17,7 @@ use crate::{
     SOON,
     client::Client,
     handshake::TokenPlace,
+    metrics::Metrics,
     node::{Node, NodeBuilder},
     token::{claims, seconds_from_now, sign},
 };
@@ -29,6 +30,17 @@ fn telling(broker: &str) -> NodeBuilder {
         .set("node", "n1")
         .set("events", vec!["connected", "disconnected"])
         .set("namespaces.project.events", vec!["subscribed", "unsubscribed"])
+}
+
+/// The same, and of members in `project`.
+fn telling_of_members(name: &str, broker: &str, store: &str) -> NodeBuilder {
+    telling(broker)
+        .set("node", name)
+        .set("store", store)
+        .set("presence.lease", "2s")
+        .set("presence.grace", "1s")
+        .set("namespaces.project.presence", true)
+        .set("namespaces.project.events", vec!["subscribed", "unsubscribed", "occupied", "vacated"])
 }
 
 async fn connect(node: &Node, user: &str) -> Client {
@@ -189,16 +201,8 @@ async fn of_a_killed_node_another_tells() {
     let redis = RedisServer::start().await;
     let url = redis.url();
     let mut service = Service::of_redis(&redis).await;
-    let node = |name: &str| {
-        telling(&url)
-            .set("node", name)
-            .set("store", url.clone())
-            .set("presence.lease", "2s")
-            .set("presence.grace", "1s")
-            .set("namespaces.project.presence", true)
-            .set("namespaces.project.events", vec!["subscribed", "unsubscribed", "occupied", "vacated"])
-    };
-    let (first, second) = tokio::join!(node("n1").start(), node("n2").start());
+    let [first, second] = ["n1", "n2"].map(|name| telling_of_members(name, &url, &url).start());
+    let (first, second) = tokio::join!(first, second);
     let mut alice = connect(&second, "alice").await;
     let session = alice.session().to_owned();
     for channel in ["project:1", "project:2"] {
@@ -228,4 +232,27 @@ async fn of_a_killed_node_another_tells() {
     }
     // Two hear of one channel being occupied, one of it being empty: the other still has bob.
     assert_eq!(service.heard.iter().filter(|event| event.kind == "vacated").count(), 1);
+}
+
+/// A node that drains leaves its rows to be removed by another, which tells of them once more: by the same ids.
+#[tokio::test]
+async fn what_a_draining_node_told_is_not_kept_twice() {
+    let nats = NatsServer::builder().jetstream().start().await;
+    let redis = RedisServer::start().await;
+    let [first, second] = ["n1", "n2"].map(|name| telling_of_members(name, &nats.url(), &redis.url()).start());
+    let (first, second) = tokio::join!(first, second);
+    let mut service = Service::of_stream(&nats).await;
+    let mut alice = connect(&second, "alice").await;
+    alice.subscribe("project:1").await;
+    service.hear_where("occupied", |event| event.kind == "occupied").await;
+    let (status, _) = tokio::join!(second.stop(SOON), alice.closed(4000));
+    assert_eq!(status.code(), Some(0), "{}", second.process().log());
+    service.hear_where("vacated", |event| event.kind == "vacated" && event.node == "n1").await;
+    // Three: the end of the subscription and of the connection, and that the channel is empty.
+    let told = |metrics: &Metrics| metrics.labelled("fanfare_lifecycle_events_total", "result", "told") == 3.0;
+    first.wait_for_metrics("the other node's events to be told once more", told).await;
+    let own = service.of_session(alice.session());
+    let expected = ["connected", "subscribed project:1", "unsubscribed project:1 draining", "disconnected draining"];
+    assert_eq!(own, expected);
+    assert_eq!(stream_messages(&nats).await, 6);
 }

@@ -74,6 +74,8 @@ pub enum LinkEvent {
     /// All connections are there, and all that is listened to is listened to again. The server may be another one than before, or
     /// have lost its data.
     Resumed,
+    /// It was only listening that was interrupted, and it goes on: functions have been called at the same servers all the time.
+    Relistened,
 }
 
 /// The stream of a link's events, bounded by [`limits::LISTENED`].
@@ -124,7 +126,13 @@ impl RedisLink {
         deadline: Instant,
     ) -> Result<(Self, LinkEvents), BrokerError> {
         let (closed, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let one = Box::pin(OneServer::connect(options, address, library, &closed, &tasks, deadline)).await?;
+        let one = match Box::pin(OneServer::connect(options, address, library, &closed, &tasks, deadline)).await {
+            Ok(one) => one,
+            Err(error) => {
+                end(&closed, &tasks).await;
+                return Err(error);
+            }
+        };
         let (servers, place) = match address {
             Address::RedisSentinel(sentinels) => (&sentinels.servers, Place::Master(one.session())),
             Address::Redis(servers) => (servers, Place::One(servers.servers[0].clone())),
@@ -145,11 +153,13 @@ impl RedisLink {
         redis_cluster::connect::find(&masters, servers, deadline).await?;
         masters.tasks.spawn(Arc::clone(&masters).run());
         let (closed, tasks) = (masters.closed.clone(), masters.tasks.clone());
+        // Where the caller gives up.
         let guard = closed.clone().drop_guard();
         // Nobody subscribes at all masters here.
         let (_subscribed, all) = watch::channel(Connected { any: true, all: true });
-        redis_cluster::connect::first_connections(&masters, all, servers, deadline).await?;
-        if let Some(error) = masters.take_unready() {
+        let connected = redis_cluster::connect::first_connections(&masters, all, servers, deadline).await;
+        if let Some(error) = connected.err().or_else(|| masters.take_unready()) {
+            end(&closed, &tasks).await;
             return Err(error);
         }
         let health = health::of_cluster(&masters);
@@ -178,10 +188,11 @@ impl RedisLink {
         link.tasks.spawn(async move {
             let _: Option<()> = listening.run_until_cancelled(listener.run()).await;
         });
-        let first = timeout_at(deadline, connected.wait_for(|connected| *connected)).await;
-        if first.is_ok() {
+        let is_connected = matches!(timeout_at(deadline, connected.wait_for(|connected| *connected)).await, Ok(Ok(_)));
+        if is_connected {
             return Ok((link, told));
         }
+        link.close().await;
         let servers = servers.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let reason = "no connection to listen over".to_owned();
         Err(BrokerError::Unreachable { broker: link.name(), servers, reason })
@@ -252,10 +263,14 @@ impl RedisLink {
 
     /// Ends connections and tasks, and waits for them. The stream of events ends.
     pub async fn close(&self) {
-        self.closed.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        end(&self.closed, &self.tasks).await;
     }
+}
+
+async fn end(closed: &CancellationToken, tasks: &TaskTracker) {
+    closed.cancel();
+    tasks.close();
+    tasks.wait().await;
 }
 
 impl Drop for RedisLink {

@@ -54,6 +54,8 @@ enum Command {
         #[arg(long, required = true)]
         print: bool,
     },
+    /// Print the function library by which presence is kept in Redis, for those who load it by hand: nodes do so where they may.
+    PresenceFunctions,
 }
 
 #[derive(Debug, Args)]
@@ -121,6 +123,9 @@ Try it in another terminal:
 }
 
 fn carry_out(command: Option<Command>, inputs: &Inputs, out: &mut dyn io::Write, err: &mut dyn io::Write) -> Outcome {
+    if let Some(Command::PresenceFunctions) = command {
+        return ended(out.write_all(fanfare_presence::redis::FUNCTIONS.as_bytes()));
+    }
     let config = match Config::load(inputs) {
         Ok(config) => config,
         Err(problems) => {
@@ -137,7 +142,12 @@ fn carry_out(command: Option<Command>, inputs: &Inputs, out: &mut dyn io::Write,
             warnings.and_then(|()| writeln!(err, "the configuration is valid"))
         }
         Some(Command::Config { .. }) => out.write_all(config.to_toml().as_bytes()),
+        Some(Command::PresenceFunctions) => unreachable!("it needs no configuration"),
     };
+    ended(written)
+}
+
+fn ended(written: io::Result<()>) -> Outcome {
     Outcome::Exit(if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -182,6 +192,13 @@ mod tests {
         let (result, _, err) = outcome(Some(Command::CheckConfig), "127.0.0.1:0");
         assert!(is_code(&result, ExitCode::SUCCESS));
         assert_eq!(err, "the configuration is valid\n");
+    }
+
+    #[test]
+    fn functions_are_printed_whatever_the_configuration() {
+        let (result, out, err) = outcome(Some(Command::PresenceFunctions), "nowhere");
+        assert!(is_code(&result, ExitCode::SUCCESS) && err.is_empty());
+        assert!(out.starts_with("#!lua name=fanfare_presence_v1\n") && out.ends_with('\n'));
     }
 
     #[test]

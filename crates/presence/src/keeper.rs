@@ -256,6 +256,12 @@ impl Keeper {
                 self.mirrors.values_mut().for_each(|mirror| mirror.set_confirmed(false));
                 self.answer_all();
             }
+            // A node that only did not keep up does not write everything anew, too.
+            StoreEvent::Relistened => {
+                self.is_connected = true;
+                self.pauses.end(now).for_each(|place| self.release(&place));
+                self.read_all_anew();
+            }
             StoreEvent::Resumed => {
                 self.is_connected = true;
                 self.pauses.end(now).for_each(|place| self.release(&place));

@@ -133,6 +133,8 @@ pub enum StoreEvent {
     Interrupted,
     /// It is back, and what was listened to is listened to again. What changed meanwhile was not told.
     Resumed,
+    /// The same, where the store is certain to have all that it had.
+    Relistened,
 }
 
 /// The stream of a store's events.

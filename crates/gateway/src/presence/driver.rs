@@ -202,7 +202,7 @@ impl PresenceDriver {
                 self.away = true;
                 warn!(store = self.store.name(), "the presence store is away");
             }
-            StoreEvent::Resumed => {
+            StoreEvent::Resumed | StoreEvent::Relistened => {
                 self.away = false;
                 info!(store = self.store.name(), "the presence store is back");
             }

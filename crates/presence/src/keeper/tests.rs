@@ -341,6 +341,22 @@ fn without_the_store_the_answer_is_stale_and_comes_at_once() {
 }
 
 #[test]
+fn who_was_only_not_told_reads_anew_and_writes_nothing() {
+    let mut hand = Hand::new();
+    hand.join(row(1, "alice"));
+    hand.note();
+    hand.write(Some(1));
+    let incarnation = hand.keeper.incarnation().clone();
+    hand.keeper.handle_watch(hand.now, &place("crew:1"), Audience::Auto);
+    hand.listened_and_read(1, vec![row(1, "alice")]);
+    hand.keeper.handle_event(hand.now, StoreEvent::Interrupted);
+    hand.keeper.handle_event(hand.now, StoreEvent::Relistened);
+    hand.read(2, vec![row(1, "alice"), row(2, "bob")]);
+    hand.nothing();
+    assert_eq!(*hand.keeper.incarnation(), incarnation);
+}
+
+#[test]
 fn a_store_that_only_keeps_silent_makes_answers_stale_too() {
     let mut hand = Hand::new();
     hand.keeper.handle_watch(hand.now, &place("crew:1"), Audience::Auto);

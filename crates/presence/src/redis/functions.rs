@@ -21,7 +21,7 @@ pub(super) const LIBRARY: FunctionLibrary = FunctionLibrary {
     check: "fanfare_presence_v1_check",
     check_arguments: &[],
     purpose: "presence",
-    printed_by: "fanfare-gateway --presence-functions",
+    printed_by: "fanfare-gateway presence-functions",
     waits: false,
 };
 

@@ -12,6 +12,7 @@ pub(super) async fn follow(mut told: LinkEvents, keys: Keys, events: mpsc::Sende
         let event = match event {
             LinkEvent::Interrupted => StoreEvent::Interrupted,
             LinkEvent::Resumed => StoreEvent::Resumed,
+            LinkEvent::Relistened => StoreEvent::Relistened,
             LinkEvent::Message { name, body } => {
                 let Some(place) = keys.place_of_change(&name) else { continue };
                 match codec::parse_change(&body) {

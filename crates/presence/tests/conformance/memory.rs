@@ -79,7 +79,7 @@ async fn a_node_that_does_not_take_its_events_is_told_what_it_missed() {
                 last = version.number;
             }
             StoreEvent::Interrupted => break,
-            StoreEvent::Resumed => panic!("it was not interrupted"),
+            StoreEvent::Resumed | StoreEvent::Relistened => panic!("it was not interrupted"),
         }
     }
     assert!(last > 1_000 && last < WRITES, "{last}");

@@ -138,9 +138,31 @@ async fn either_connection_that_ends_is_an_interruption() {
     for kind in ["pubsub", "normal"] {
         let killed = fixture.number(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).await;
         assert_eq!(killed, 1, "{kind}");
-        interrupted_and_resumed(&mut node).await;
+        if kind == "normal" {
+            interrupted_and_resumed(&mut node).await;
+        } else {
+            // The server that functions are called at is the same all the time.
+            node.until(|event| matches!(event, StoreEvent::Interrupted)).await;
+            node.until(|event| matches!(event, StoreEvent::Relistened)).await;
+        }
         is_told(&mut node, "crew:1").await;
     }
+}
+
+/// Its sockets stay open, but it says nothing.
+#[tokio::test]
+async fn a_server_that_is_frozen_is_an_interruption() {
+    let fixture = RedisFixture::start().await;
+    let options = StoreOptions { request_timeout: Duration::from_millis(500), ..StoreOptions::new(fixture.0.url()) };
+    let mut node = Node::over(open(&options).await.unwrap());
+    node.listen(&[place("crew:1")]).await;
+    fixture.0.pause();
+    let refused = node.store.write(write("crew:1", "a", vec![row(1, "alice")], vec![])).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    node.until(|event| matches!(event, StoreEvent::Interrupted)).await;
+    fixture.0.resume();
+    node.until(|event| matches!(event, StoreEvent::Resumed)).await;
+    is_told(&mut node, "crew:1").await;
 }
 
 /// Nothing is dropped without a word.
@@ -173,11 +195,12 @@ async fn a_node_that_does_not_take_its_events_is_told_so() {
                 last = version.number;
             }
             StoreEvent::Interrupted => break,
-            StoreEvent::Resumed => panic!("it was not interrupted"),
+            StoreEvent::Resumed | StoreEvent::Relistened => panic!("it was not interrupted"),
         }
     }
     assert!(last < 2 * written as u64);
-    slow.until(|event| matches!(event, StoreEvent::Resumed)).await;
+    // It is the node that was slow, not the server that was away.
+    slow.until(|event| matches!(event, StoreEvent::Relistened)).await;
     is_told(&mut slow, "crew:1").await;
 }
 
