@@ -21,8 +21,8 @@ use std::{
 use serde_json::value::RawValue;
 
 use crate::{
-    Announcement, Audience, ConnectionKey, Incarnation, Leases, Place, Reap, Reaped, Renewal, Row, RowPage, Standing,
-    State, StoreError, StoreEvent,
+    Announcement, Audience, ConnectionKey, Incarnation, Leases, Place, Reap, Reaped, Renewal, Row, RowChange, RowPage,
+    Standing, State, StoreError, StoreEvent,
 };
 pub use call::{Call, Outcome};
 pub use effect::{Effect, Told};
@@ -65,6 +65,8 @@ pub struct Keeper {
     reaper: Reaper,
     /// Own incarnations before this one, until all of their rows are written anew.
     left: Vec<Incarnation>,
+    /// Where those may have rows, whatever the store has kept of their notes: it may have lost those and got rows since.
+    left_places: BTreeSet<Place>,
     effects: VecDeque<Effect>,
     timers: BTreeSet<(Duration, Timer)>,
     /// Mirrors that need a call: to listen, or to be read.
@@ -114,6 +116,7 @@ impl Keeper {
             mirrors: HashMap::new(),
             reaper: Reaper::default(),
             left: Vec::new(),
+            left_places: BTreeSet::new(),
             effects: VecDeque::new(),
             timers: BTreeSet::new(),
             calls: VecDeque::new(),
@@ -245,6 +248,9 @@ impl Keeper {
         match event {
             StoreEvent::Changed { place, version, changes } => {
                 let Some(mirror) = self.mirrors.get_mut(&place) else { return };
+                // What the dead have written too late is nobody's, as in pages.
+                let is_late = |change: &RowChange| matches!(change, RowChange::Put(by, row) if self.lease.is_dead(by) && !mirror.roster.has(row.connection));
+                let changes = changes.into_iter().filter(|change| !is_late(change)).collect();
                 if !mirror.handle_change(now, version, changes) {
                     mirror.set_confirmed(false);
                 }
@@ -330,7 +336,7 @@ impl Keeper {
             }
             (Call::Note { places, .. }, _) => self.own.handle_noted(&places, is_done),
             (Call::Unnote { places, .. }, _) => self.own.handle_unnoted(&places, is_done),
-            (Call::UnnoteDead { dead, .. } | Call::Reaped { dead, .. }, _) => self.reaper.handle_done(&dead, is_done),
+            (Call::Reaped { dead, .. }, _) => self.reaper.handle_done(&dead, is_done),
             (Call::Noted { incarnation, .. }, Outcome::Noted(result)) => {
                 self.reaper.handle_noted(&incarnation, result.ok());
             }
@@ -456,7 +462,7 @@ impl Keeper {
             Renewed::Held | Renewed::Begun => {
                 for dead in &leases.reap {
                     if !self.left.contains(dead) {
-                        self.reaper.begin(dead.clone());
+                        self.reaper.begin(dead.clone(), VecDeque::new());
                     }
                 }
             }
@@ -474,6 +480,7 @@ impl Keeper {
     fn begin_anew(&mut self, left: Option<Incarnation>) {
         self.reaper.stop();
         self.left.extend(left);
+        self.left_places.extend(self.own.places().cloned());
         self.own.write_anew();
     }
 
@@ -481,9 +488,10 @@ impl Keeper {
     /// One whose lease has not ended is left to itself until it has.
     fn reap_left(&mut self) {
         if !self.left.is_empty() && self.own.is_proven() && self.lease.may_write(self.now) {
+            let places: VecDeque<Place> = std::mem::take(&mut self.left_places).into_iter().collect();
             for left in self.left.drain(..) {
-                if self.lease.is_dead(&left) {
-                    self.reaper.begin(left);
+                if !self.lease.still_holds(&left) {
+                    self.reaper.begin(left, places.clone());
                 }
             }
         }

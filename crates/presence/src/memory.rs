@@ -83,6 +83,16 @@ impl Memory {
         remains
     }
 
+    /// Who holds a lease now.
+    pub fn holders(&self) -> Vec<Incarnation> {
+        self.shared.lock().leases.holders(Instant::now())
+    }
+
+    /// Where an incarnation is noted to have rows.
+    pub fn noted(&self, incarnation: &Incarnation) -> Vec<Place> {
+        self.shared.lock().notes.get(incarnation).map(|notes| notes.page(None, usize::MAX).0).unwrap_or_default()
+    }
+
     /// How many calls of a kind (a method's name) all nodes have made.
     pub fn calls(&self, kind: &str) -> u64 {
         self.shared.lock().calls.get(kind).copied().unwrap_or(0)
@@ -126,7 +136,11 @@ impl PresenceStore for MemoryStore {
 
     async fn renew(&self, renewal: Renewal) -> Result<Leases, StoreError> {
         let mut kept = self.enter("renew")?;
-        Ok(kept.leases.renew(Instant::now(), &renewal))
+        let now = Instant::now();
+        for forgotten in kept.leases.forget_dead(now) {
+            kept.notes.remove(&forgotten);
+        }
+        Ok(kept.leases.renew(now, &renewal))
     }
 
     async fn resign(&self, incarnation: &Incarnation, after: Duration, at_once: bool) -> Result<(), StoreError> {

@@ -263,6 +263,8 @@ impl PresenceStore for Redis {
     }
 
     async fn reaped(&self, dead: &Incarnation, again: Duration) -> Result<(), StoreError> {
+        // Each time for as long again, so that they do not go before the last reaping.
+        self.call(self.functions.keep_notes(dead), codec::ignore).await?;
         self.call(self.functions.reaped(dead, again), codec::ignore).await
     }
 

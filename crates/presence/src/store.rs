@@ -214,7 +214,8 @@ pub trait PresenceStore: Send + Sync + 'static {
     async fn reap(&self, reap: Reap) -> Result<Reaped, StoreError>;
 
     /// All rows of a dead incarnation have been removed: it is given to somebody again only after `again`, for what it may have
-    /// written too late.
+    /// written too late. What it has noted is kept for that, and goes by itself when the incarnation has been dead for
+    /// [`Leases::REAP_AGAIN_FOR`].
     async fn reaped(&self, dead: &Incarnation, again: Duration) -> Result<(), StoreError>;
 
     /// Listens to changes of channels. When it returns `Ok`, every change from now on comes, over reconnects, until

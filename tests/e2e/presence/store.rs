@@ -49,13 +49,14 @@ impl Store<'_> {
         channels.into_iter().map(|(channel, fields)| (channel, fields.into_iter().map(user).collect())).collect()
     }
 
-    /// Where incarnations of a node are said to have rows.
-    pub(super) async fn notes_of(&self, node: &str) -> BTreeSet<String> {
-        let mut places = BTreeSet::new();
+    /// Whether what incarnations of a node have noted goes by itself.
+    pub(super) async fn notes_end(&self, node: &str) -> bool {
         for key in self.keys(&format!("rt:presence:node:{node}.*")).await {
-            places.extend(texts(self.0.command(&["SMEMBERS", &key]).await));
+            if self.0.command(&["EXPIRETIME", &key]).await == Reply::Integer(-1) {
+                return false;
+            }
         }
-        places
+        true
     }
 
     /// The hashes of all channels of the tests' tenant, by channel.

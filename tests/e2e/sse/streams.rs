@@ -186,3 +186,29 @@ async fn a_full_node_tells_a_stream_when_to_come_back() {
     node.wait_for_metrics("room", |metrics| metrics.sum("fanfare_connections") == 0.0).await;
     EventStream::open(&node, "/sse?channels=live:a", "").await.subscribed(1).await;
 }
+
+/// What everyone is subscribed to stands in no request, so no id can say how far a stream has come there. The others of its
+/// streams would else come back to where somebody else stood.
+#[tokio::test]
+async fn a_channel_that_nobody_asked_for_changes_no_id() {
+    let node = node("memory:").set("auto_subscribe", vec!["log:all"]).start().await;
+    let (mut first, mut second) = (
+        EventStream::open(&node, "/sse?channels=log:a", "").await,
+        EventStream::open(&node, "/sse?channels=log:b", "").await,
+    );
+    for stream in [&mut first, &mut second] {
+        stream.subscribed(2).await;
+    }
+    for (channel, number) in [("log:a", 1), ("log:a", 2), ("log:b", 3)] {
+        publish(&node, channel, number).await;
+    }
+    assert_eq!(first.numbers(2).await, [("log:a".into(), 1), ("log:a".into(), 2)]);
+    assert_eq!(second.numbers(1).await, [("log:b".into(), 3)]);
+    let ids = [first.last_id().to_owned(), second.last_id().to_owned()];
+    assert_ne!(ids[0], ids[1]);
+    publish(&node, "log:all", 4).await;
+    for stream in [&mut first, &mut second] {
+        assert_eq!(stream.publication().await.number(), ("log:all".into(), 4));
+    }
+    assert_eq!([first.last_id(), second.last_id()], [&*ids[0], &*ids[1]]);
+}

@@ -298,9 +298,10 @@ impl Listener {
                 let reason = || done.errors.into_iter().next().unwrap_or_else(|| "not confirmed".to_owned());
                 let result =
                     if confirmed { Ok(()) } else { Err(BrokerError::Refused { broker: self.name, reason: reason() }) };
-                // Nobody would ever end it.
+                // Nobody would ever end it, unless somebody else has asked for it since, who is answered next.
                 let is_unwanted = !confirmed | answer.send(result).is_err();
-                if is_unwanted { self.unlisten(live, &new).await } else { Ok(()) }
+                let unwanted: Vec<_> = new.into_iter().filter(|name| !live.is_asked_for(name)).collect();
+                if is_unwanted { self.unlisten(live, &unwanted).await } else { Ok(()) }
             }
         }
     }
@@ -399,4 +400,48 @@ fn commands(word: &[u8], names: &[Arc<str>]) -> BytesMut {
     }
     encode(&mut bytes, &["PING"]);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use fanfare_testkit::{RedisServer, redis::Reply};
+    use futures_util::poll;
+
+    use super::*;
+    use crate::{
+        BrokerOptions,
+        redis_link::{FunctionLibrary, RedisLink},
+    };
+
+    const LIBRARY: FunctionLibrary = FunctionLibrary {
+        name: "listener_test",
+        text: "#!lua name=listener_test\nlocal REVISION = 1\nredis.register_function { function_name = 'listener_test_check', \
+               callback = function() return { REVISION, {} } end, flags = { 'no-writes' } }",
+        check: "listener_test_check",
+        check_arguments: &[],
+        purpose: "a test",
+        printed_by: "nothing",
+        waits: false,
+    };
+
+    #[tokio::test]
+    async fn who_gives_up_does_not_end_the_listening_of_who_asks_behind_it() {
+        let server = RedisServer::start().await;
+        let (link, mut told) = RedisLink::connect(&BrokerOptions::new(server.url()), LIBRARY).await.unwrap();
+        for round in 0..20 {
+            let name = format!("name {round}");
+            {
+                let first = link.listen(vec![name.clone()]);
+                tokio::pin!(first);
+                assert!(matches!(poll!(&mut first), Poll::Pending), "it was asked and is not answered");
+            }
+            link.listen(vec![name.clone()]).await.unwrap();
+            assert_eq!(server.command(&["PUBLISH", &name, "x"]).await, Reply::Integer(1), "round {round}");
+            let LinkEvent::Message { name: heard, .. } = told.recv().await.unwrap() else { panic!("round {round}") };
+            assert_eq!(*heard, *name);
+        }
+        link.close().await;
+    }
 }

@@ -41,7 +41,6 @@ fn failed(call: &Call, error: StoreError) -> Outcome {
         Call::Resign { .. }
         | Call::Note { .. }
         | Call::Unnote { .. }
-        | Call::UnnoteDead { .. }
         | Call::Reaped { .. }
         | Call::Listen(_)
         | Call::Unlisten(_) => Outcome::Done(Err(error)),

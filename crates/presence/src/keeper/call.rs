@@ -25,11 +25,6 @@ pub enum Call {
         incarnation: Incarnation,
         places: Vec<Place>,
     },
-    /// `unnote` of a dead one, by the reaper.
-    UnnoteDead {
-        dead: Incarnation,
-        places: Vec<Place>,
-    },
     Noted {
         incarnation: Incarnation,
         cursor: Option<u64>,
@@ -88,7 +83,7 @@ impl Call {
             Self::Resign { .. } => "resign",
             Self::Write(_) => "write",
             Self::Note { .. } => "note",
-            Self::Unnote { .. } | Self::UnnoteDead { .. } => "unnote",
+            Self::Unnote { .. } => "unnote",
             Self::Noted { .. } => "noted",
             Self::Read { .. } => "read",
             Self::Standings(_) => "standings",
@@ -107,7 +102,6 @@ impl Call {
             Self::Note { places, .. } | Self::Unnote { places, .. } | Self::Listen(places) => places,
             Self::Renew(_)
             | Self::Resign { .. }
-            | Self::UnnoteDead { .. }
             | Self::Noted { .. }
             | Self::Standings(_)
             | Self::Reap(_)
@@ -125,9 +119,7 @@ impl Call {
             }
             Self::Write(write) => Outcome::Written(store.write(write.clone()).await),
             Self::Note { incarnation, places } => Outcome::Done(store.note(incarnation, places).await),
-            Self::Unnote { incarnation, places } | Self::UnnoteDead { dead: incarnation, places } => {
-                Outcome::Done(store.unnote(incarnation, places).await)
-            }
+            Self::Unnote { incarnation, places } => Outcome::Done(store.unnote(incarnation, places).await),
             Self::Noted { incarnation, cursor, limit } => {
                 Outcome::Noted(store.noted(incarnation, *cursor, *limit).await)
             }

@@ -39,6 +39,8 @@ pub(super) struct Lease {
     /// Since when every renewal has succeeded.
     faultless_since: Option<Duration>,
     dead: HashSet<Incarnation>,
+    /// Others that held a lease when this was renewed last.
+    others: HashSet<Incarnation>,
 }
 
 /// What a renewal has changed.
@@ -70,6 +72,7 @@ impl Lease {
             next: now,
             faultless_since: None,
             dead: HashSet::new(),
+            others: HashSet::new(),
         };
         // The name is not drawn from what draws the rest.
         own.draw();
@@ -93,6 +96,11 @@ impl Lease {
     /// Whether the incarnation has no lease any more, and will never have one.
     pub(super) fn is_dead(&self, incarnation: &Incarnation) -> bool {
         self.dead.contains(incarnation)
+    }
+
+    /// Whether an incarnation of this node before this one still holds its lease. One that the store has forgotten does not.
+    pub(super) fn still_holds(&self, left: &Incarnation) -> bool {
+        self.others.contains(left)
     }
 
     /// When [`renewal`](Self::renewal) has something; `None` while one is under way.
@@ -135,6 +143,7 @@ impl Lease {
         let sent = self.sent.take().unwrap_or(now);
         self.has_failed = false;
         self.dead = leases.dead.iter().cloned().collect();
+        self.others = leases.others.iter().map(|(other, _)| other.clone()).collect();
         if renewal.incarnation != self.incarnation {
             // It was left while this was under way.
             return Renewed::Left;

@@ -1,5 +1,7 @@
 //! Seeing to the mirrors: which calls they need, what those came to, and what is told of them.
 
+use std::collections::BTreeSet;
+
 use super::{
     Announcement, Answer, Audience, Call, Effect, Keeper, Place, Query, RowPage, Standing, StoreError, Timer, Told,
     mirror::{Mirror, PageRead, Phase},
@@ -164,20 +166,16 @@ impl Keeper {
             mirror.set_confirmed(false);
             mirror.handle_doubt();
         }
-        let places: Vec<Place> = self.mirrors.keys().cloned().collect();
+        // In an order that does not depend on how tables are laid out: what a keeper does follows from what it is told.
+        let places: BTreeSet<Place> = self.mirrors.keys().cloned().collect();
         places.iter().for_each(|place| self.go_on(place));
     }
 
     /// Each mirror is compared with the store, which costs one call for many.
     pub(super) fn doubt_all(&mut self) {
-        self.standings.clear();
-        self.standings.extend(self.counting.keys().cloned());
-        for (place, mirror) in &mut self.mirrors {
-            mirror.set_confirmed(false);
-            if !self.counting.contains_key(place) {
-                self.standings.push_back(place.clone());
-            }
-        }
+        self.mirrors.values_mut().for_each(|mirror| mirror.set_confirmed(false));
+        let places: BTreeSet<&Place> = self.counting.keys().chain(self.mirrors.keys()).collect();
+        self.standings = places.into_iter().cloned().collect();
     }
 
     pub(super) fn announce(&mut self, place: &Place) {

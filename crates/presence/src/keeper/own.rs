@@ -94,6 +94,11 @@ impl OwnRows {
         self.connections
     }
 
+    /// Where there are rows, or were a moment ago.
+    pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
+        self.places.keys()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
@@ -171,7 +176,10 @@ impl OwnRows {
     /// There is a new incarnation: everything is written anew. What was to be removed is the left one's, and goes with it.
     pub(super) fn write_anew(&mut self) {
         let mut ended = Vec::new();
-        for (place, own) in &mut self.places {
+        // In an order that does not depend on how tables are laid out: what a keeper does follows from what it is told.
+        let mut places: Vec<_> = self.places.iter_mut().collect();
+        places.sort_unstable_by_key(|(place, _)| *place);
+        for (place, own) in places {
             own.note = Note::No;
             own.outdated = own.busy;
             own.version = None;
@@ -179,6 +187,7 @@ impl OwnRows {
             own.rows.retain(|_, present| !present.gone);
             self.connections -= before - own.rows.len();
             own.dirty = own.rows.keys().copied().collect();
+            own.dirty.sort_unstable();
             own.rows.values_mut().for_each(|present| present.dirty = true);
             self.unproven += usize::from(own.unproven.replace(own.writes_left()).is_none());
             if own.rows.is_empty() && !own.busy {

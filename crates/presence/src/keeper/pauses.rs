@@ -1,7 +1,7 @@
 //! When to try again what has failed: a channel that fails has a pause of its own, and a store that does nothing any more is not asked
 //! without end. Pure; time is an argument.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{Place, StoreError};
 
@@ -21,12 +21,12 @@ pub(super) struct Pauses {
     pause: Duration,
     last_success: Duration,
     /// How often a channel has failed, one time after the other.
-    failures: HashMap<Place, u32>,
+    failures: BTreeMap<Place, u32>,
 }
 
 impl Pauses {
     pub(super) fn new(now: Duration) -> Self {
-        Self { until: now, pause: FIRST_PAUSE, last_success: now, failures: HashMap::new() }
+        Self { until: now, pause: FIRST_PAUSE, last_success: now, failures: BTreeMap::new() }
     }
 
     /// Until when nothing is tried; `None` where it may be.

@@ -1,6 +1,6 @@
 //! Questions: who is there?
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{Effect, Keeper, mirror::Waiting};
 use crate::{Audience, MemberPage, Place, Roster, User};
@@ -57,7 +57,7 @@ impl Keeper {
 
     pub(super) fn answer_all(&mut self) {
         let waiting = self.mirrors.iter().filter(|(_, mirror)| !mirror.waiting.is_empty());
-        let places: Vec<Place> = waiting.map(|(place, _)| place.clone()).collect();
+        let places: BTreeSet<Place> = waiting.map(|(place, _)| place.clone()).collect();
         places.iter().for_each(|place| self.answer_waiting(place));
     }
 

@@ -1,31 +1,40 @@
 //! Removing the rows of nodes that have died. Pure.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use crate::{Call, Incarnation, Place, Reap, Reaped, Row};
 
 /// Places that are read from a dead node's notes with one call.
 const PLACES_PER_READ: usize = 100;
-/// How long after a reaping that found something the dead are looked at again, and after one that found nothing.
+/// How long after a reaping that found something the dead are looked at again; and after one that found nothing, doubled each time up
+/// to the longest. What they have noted stays for as long as they are known: what they wrote too late is found by it.
 const SOON: Duration = Duration::from_secs(3);
 const LATER: Duration = Duration::from_secs(60);
+const LATEST: Duration = Duration::from_secs(960);
+/// Dead ones whose pauses are remembered. Beyond it they are looked at more often.
+const PAUSES: usize = 1_000;
 
 /// What a node reaps, one dead incarnation after the other.
 #[derive(Debug, Default)]
 pub(super) struct Reaper {
     jobs: VecDeque<Job>,
+    /// How long after the next reaping that finds nothing.
+    pauses: HashMap<Incarnation, Duration>,
 }
 
 #[derive(Debug)]
 struct Job {
     dead: Incarnation,
     stage: Stage,
+    /// Places that may not have been noted, until they are among those to reap.
+    unnoted: VecDeque<Place>,
     /// Places to reap.
     places: VecDeque<Place>,
     /// Places that are being reaped.
     reaping: usize,
-    /// Places that are done with, and whose notes are to go.
-    done: Vec<Place>,
     found: bool,
     busy: bool,
 }
@@ -49,11 +58,11 @@ pub(super) struct Removed {
 }
 
 impl Reaper {
-    pub(super) fn begin(&mut self, dead: Incarnation) {
+    /// `unnoted` are reaped too, whatever is noted.
+    pub(super) fn begin(&mut self, dead: Incarnation, unnoted: VecDeque<Place>) {
         if !self.jobs.iter().any(|job| job.dead == dead) {
-            let stage = Stage::Read(None);
-            let (places, done) = (VecDeque::new(), Vec::new());
-            self.jobs.push_back(Job { dead, stage, places, reaping: 0, done, found: false, busy: false });
+            let (stage, places) = (Stage::Read(None), VecDeque::new());
+            self.jobs.push_back(Job { dead, stage, unnoted, places, reaping: 0, found: false, busy: false });
         }
     }
 
@@ -64,7 +73,8 @@ impl Reaper {
     }
 
     pub(super) fn next_call(&mut self) -> Option<Call> {
-        self.jobs.iter_mut().find_map(Job::next_call)
+        let pauses = &mut self.pauses;
+        self.jobs.iter_mut().find_map(|job| job.next_call(pauses))
     }
 
     pub(super) fn handle_noted(&mut self, dead: &Incarnation, result: Option<(Vec<Place>, Option<u64>)>) {
@@ -72,6 +82,7 @@ impl Reaper {
         job.busy = false;
         match result {
             Some((places, next)) if job.stage != Stage::Failed => {
+                job.places.extend(std::mem::take(&mut job.unnoted));
                 job.places.extend(places);
                 job.stage = Stage::Reap(next);
             }
@@ -88,15 +99,15 @@ impl Reaper {
             return None;
         };
         job.found |= !reaped.removed.is_empty();
-        match reaped.more {
-            _ if has_failed => self.give_up(&reap.dead),
-            true => job.places.push_front(reap.place),
-            false => job.done.push(reap.place),
+        if has_failed {
+            self.give_up(&reap.dead);
+        } else if reaped.more {
+            job.places.push_front(reap.place);
         }
         Some(Removed { rows: reaped.removed, vacated: reaped.vacated })
     }
 
-    /// Notes were taken back, or the end was told.
+    /// The end was told.
     pub(super) fn handle_done(&mut self, dead: &Incarnation, done: bool) {
         let Some(job) = self.job(dead) else { return };
         job.busy = false;
@@ -122,14 +133,13 @@ impl Job {
     fn fail(&mut self) {
         self.stage = Stage::Failed;
         self.places.clear();
-        self.done.clear();
     }
 
     fn has_calls(&self) -> bool {
         self.busy || self.reaping > 0
     }
 
-    fn next_call(&mut self) -> Option<Call> {
+    fn next_call(&mut self, pauses: &mut HashMap<Incarnation, Duration>) -> Option<Call> {
         if self.busy || self.stage == Stage::Failed {
             return None;
         }
@@ -142,9 +152,6 @@ impl Job {
         }
         self.busy = true;
         let dead = self.dead.clone();
-        if !self.done.is_empty() {
-            return Some(Call::UnnoteDead { dead, places: std::mem::take(&mut self.done) });
-        }
         Some(match self.stage {
             Stage::Read(cursor) => Call::Noted { incarnation: dead, cursor, limit: PLACES_PER_READ },
             Stage::Reap(Some(cursor)) => {
@@ -154,8 +161,18 @@ impl Job {
             // The last is never here.
             Stage::Reap(None) | Stage::Finish | Stage::Failed => {
                 self.stage = Stage::Finish;
-                Call::Reaped { dead, again: if self.found { SOON } else { LATER } }
+                let again = if self.found { SOON } else { pause(pauses, &dead) };
+                Call::Reaped { dead, again }
             }
         })
     }
+}
+
+/// Each pause is twice as long as the one before.
+fn pause(pauses: &mut HashMap<Incarnation, Duration>, dead: &Incarnation) -> Duration {
+    if pauses.len() >= PAUSES {
+        pauses.clear();
+    }
+    let next = pauses.entry(dead.clone()).or_insert(LATER);
+    std::mem::replace(next, (*next * 2).min(LATEST))
 }

@@ -24,6 +24,12 @@ struct Dead {
 }
 
 impl LeaseTable {
+    /// Forgets those who have been dead for long enough, and says whom.
+    pub(super) fn forget_dead(&mut self, now: Instant) -> Vec<Incarnation> {
+        let is_over = |_: &Incarnation, dead: &mut Dead| dead.was_reaped && dead.since + Leases::REAP_AGAIN_FOR <= now;
+        self.dead.extract_if(.., is_over).map(|(incarnation, _)| incarnation).collect()
+    }
+
     pub(super) fn renew(&mut self, now: Instant, renewal: &Renewal) -> Leases {
         self.bury(now);
         let Renewal { incarnation, lease, begin, reaps } = renewal;
@@ -62,12 +68,15 @@ impl LeaseTable {
         self.held.keys().chain(self.dead.keys()).cloned()
     }
 
-    /// Finds out whose lease has ended, and forgets those who have been dead for long enough.
+    pub(super) fn holders(&self, now: Instant) -> Vec<Incarnation> {
+        self.held.iter().filter(|(_, until)| **until > now).map(|(holder, _)| holder.clone()).collect()
+    }
+
+    /// Finds out whose lease has ended.
     fn bury(&mut self, now: Instant) {
         for (incarnation, _) in self.held.extract_if(.., |_, until| *until <= now) {
             self.dead.insert(incarnation, Dead::now(now));
         }
-        self.dead.retain(|_, dead| !dead.was_reaped || now < dead.since + Leases::REAP_AGAIN_FOR);
     }
 
     fn claim(&mut self, now: Instant) -> Vec<Incarnation> {
@@ -95,6 +104,7 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(10);
 
     fn renew(table: &mut LeaseTable, now: Instant, name: &str, begin: bool) -> Leases {
+        table.forget_dead(now);
         let incarnation = Incarnation::parse(name).unwrap();
         table.renew(now, &Renewal { incarnation, lease: LEASE, begin, reaps: true })
     }

@@ -367,6 +367,11 @@ local function unnote(keys, args)
   return portioned('SREM', keys[1], args)
 end
 
+-- KEYS: the set of one that is dead. ARGV: for how long it is kept from now on (ms).
+local function keep_notes(keys, args)
+  return redis.call('PEXPIRE', keys[1], args[1])
+end
+
 -- KEYS: an incarnation's set. ARGV: cursor, about how many. Returns the next cursor and channels.
 local function noted(keys, args)
   return redis.call('SSCAN', keys[1], args[1], 'COUNT', args[2])
@@ -399,6 +404,7 @@ register('renew', renew, { 'allow-oom' })
 register('resign', resign, { 'allow-oom' })
 register('reaped', reaped, { 'allow-oom' })
 register('unnote', unnote, { 'allow-oom' })
+register('keep_notes', keep_notes, { 'allow-oom' })
 register('read', read, { 'no-writes' })
 register('stand', stand, { 'no-writes' })
 register('lease', lease, { 'no-writes' })

@@ -131,6 +131,12 @@ impl Functions {
         self.on_notes("fanfare_presence_v1_unnote", incarnation, places)
     }
 
+    /// The dead's, for what they wrote too late.
+    pub(super) fn keep_notes(&self, dead: &Incarnation) -> FunctionCall {
+        let (keys, arguments) = (vec![self.keys.of_node(dead)], vec![millis(Leases::REAP_AGAIN_FOR)]);
+        FunctionCall { function: "fanfare_presence_v1_keep_notes", keys, arguments }
+    }
+
     pub(super) fn unnote_all(&self, incarnation: &Incarnation) -> FunctionCall {
         self.on_notes("fanfare_presence_v1_unnote", incarnation, &[])
     }

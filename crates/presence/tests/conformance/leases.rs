@@ -94,8 +94,10 @@ pub(crate) async fn the_dead_are_given_to_one_that_reaps<F: Fixture>() {
     assert!(death(&node, "b", false, "a").await.reap.is_empty());
     assert_eq!(node.renew("c", LONG, false, true).await.reap, [incarnation("a")]);
     assert!(node.renew("b", LONG, false, true).await.reap.is_empty());
-    // Whoever has reaped it says when it is to be reaped again.
+    // Whoever has reaped it says when it is to be reaped again, by what it has noted.
+    node.store.note(&incarnation("a"), &[place("crew:1")]).await.unwrap();
     node.store.reaped(&incarnation("a"), SHORT).await.unwrap();
+    assert_eq!(node.store.noted(&incarnation("a"), None, 10).await.unwrap().0, [place("crew:1")]);
     let done = Instant::now();
     assert!(node.renew("b", LONG, false, true).await.reap.is_empty() || done.elapsed() >= SHORT);
     let again = wait_for("the dead to be reaped again", SOON, async || {
