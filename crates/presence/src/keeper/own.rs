@@ -66,6 +66,8 @@ enum Note {
     #[default]
     No,
     Yes,
+    /// It was to be noted, or the note to be taken back, and nobody knows whether that was done. Either is the same twice as once.
+    Unknown,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,7 +270,9 @@ impl OwnRows {
             }
             let incarnation = incarnation.clone();
             return Some(match (own.note, own.rows.is_empty()) {
-                (Note::No, false) => Call::Note { incarnation, places: self.take_alike(queue, place, Note::No) },
+                (Note::No | Note::Unknown, false) => {
+                    Call::Note { incarnation, places: self.take_alike(queue, place, Note::No) }
+                }
                 (_, true) => Call::Unnote { incarnation, places: self.take_alike(queue, place, Note::Yes) },
                 (Note::Yes, false) => {
                     own.busy = true;
@@ -309,8 +313,8 @@ impl OwnRows {
         for place in places {
             let Some(own) = self.places.get_mut(place) else { continue };
             own.busy = false;
-            if !std::mem::take(&mut own.outdated) && done {
-                own.note = Note::Yes;
+            if !std::mem::take(&mut own.outdated) {
+                own.note = if done { Note::Yes } else { Note::Unknown };
             }
             self.enqueue(place);
         }
@@ -320,10 +324,8 @@ impl OwnRows {
         for place in places {
             let Some(own) = self.places.get_mut(place) else { continue };
             own.busy = false;
-            own.outdated = false;
-            if done || !own.rows.is_empty() {
-                // Where it failed nobody knows, and noting twice is the same as once.
-                own.note = Note::No;
+            if !std::mem::take(&mut own.outdated) {
+                own.note = if done { Note::No } else { Note::Unknown };
             }
             self.enqueue(place);
         }
