@@ -142,6 +142,12 @@ impl Crowd {
         }
     }
 
+    /// The one that came first leaves.
+    pub(super) async fn first_leaves(&mut self) {
+        let first = self.sockets.remove(0);
+        Self { sockets: vec![first] }.leave().await;
+    }
+
     pub(super) fn len(&self) -> usize {
         self.sockets.len()
     }

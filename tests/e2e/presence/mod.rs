@@ -9,6 +9,7 @@ mod failover;
 mod leaves;
 mod overview;
 mod own_channel;
+mod parted;
 mod rolling;
 mod scene;
 mod signals;

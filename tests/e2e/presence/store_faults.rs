@@ -26,6 +26,9 @@ const PUBLISHED: &str = "crew:0";
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 /// Of each kind of members: those who stay, those who go while the store is away, those who come then.
 const MEMBERS: usize = 60;
+/// Others come and go all the time: one each time, of whom so many are there.
+const CHURN_EVERY: Duration = Duration::from_millis(25);
+const CHURNING: usize = 20;
 /// How long the store is away, in seconds; [`AWAY`] where it is not set.
 const AWAY_VARIABLE: &str = "PRESENCE_AWAY";
 const AWAY: u64 = 5;
@@ -92,6 +95,7 @@ async fn under_load(fault: Fault) {
         .collect();
 
     let (over, published) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let settles = AtomicBool::new(false);
     let publishing = async {
         let mut ticks = interval(PUBLISH_EVERY);
         while !over.load(Ordering::Relaxed) {
@@ -132,20 +136,25 @@ async fn under_load(fault: Fault) {
         (coming.expect("they came"), begun.elapsed(), Instant::now())
     };
     let finished = async {
-        let (coming, away, back) = script.await;
-        let truth = Truth::of(&[&staying, &coming], &watchers);
+        let calming = async {
+            let came = script.await;
+            settles.store(true, Ordering::Relaxed);
+            came
+        };
+        let ((coming, away, back), churning) = tokio::join!(calming, churn(&nodes, &channels, &settles));
+        let truth = Truth::of(&[&staying, &coming, &churning], &watchers);
         truth.wait_stored(&Store(&redis), TRUE_WITHIN).await;
         truth.wait_seen(&watchers, TRUE_WITHIN).await;
         let took = back.elapsed();
         says_stale(&nodes, false).await;
         over.store(true, Ordering::Relaxed);
-        (coming, away, took)
+        (coming, churning, away, took)
     };
-    let ((coming, away, took), ()) = tokio::join!(finished, publishing);
+    let ((coming, churning, away, took), ()) = tokio::join!(finished, publishing);
 
     // It stays so: what was in flight brings no ghost back.
     let probe = Watcher::watch(&second, "probe", &channels).await;
-    let truth_with = Truth::of(&[&staying, &coming], &[watchers[0], watchers[1], &probe]);
+    let truth_with = Truth::of(&[&staying, &coming, &churning], &[watchers[0], watchers[1], &probe]);
     truth_with.wait_seen(&[watchers[0], watchers[1], &probe], SOON).await;
     truth_with.wait_stored(&Store(&redis), SOON).await;
     assert!(channels.iter().all(|channel| !probe.known().view(channel).is_stale()));
@@ -167,12 +176,29 @@ async fn under_load(fault: Fault) {
         drop(known);
         watcher.assert_sound();
     }
-    assert_eq!((staying.ended(), coming.ended()), (0, 0));
+    assert_eq!((staying.ended(), coming.ended(), churning.ended()), (0, 0, 0));
     println!(
         "the store {fault:?}, back after {away:.1?}: true again {took:.1?} later, {} rows; {published} publications went on; \
          {flaps} times one was told offline who had stayed",
         truth_with.rows(),
     );
+}
+
+/// Members who come and go, until it is enough; those who are there then.
+async fn churn(nodes: &[&Node; 2], channels: &[String], enough: &AtomicBool) -> Crowd {
+    let (mut crowd, mut ticks) = (Crowd::default(), interval(CHURN_EVERY));
+    for number in 0.. {
+        ticks.tick().await;
+        if enough.load(Ordering::Relaxed) {
+            break;
+        }
+        let channel = &channels[number % channels.len()];
+        crowd.join(vec![Seat::new(nodes[number % 2].public(), format!("churns{number}"), &[channel])]).await;
+        if crowd.len() > CHURNING {
+            crowd.first_leaves().await;
+        }
+    }
+    crowd
 }
 
 /// Waits until clients and the API are told whether what they are told is stale.

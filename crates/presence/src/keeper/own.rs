@@ -335,6 +335,11 @@ impl OwnRows {
         self.places.contains_key(place)
     }
 
+    /// Whether the store does not take what is to be written there.
+    pub(super) fn is_held(&self, place: &Place) -> bool {
+        self.places.get(place).is_some_and(|own| own.is_held)
+    }
+
     /// Nothing is tried for a place until it is released.
     pub(super) fn hold(&mut self, place: &Place) {
         if let Some(own) = self.places.get_mut(place) {
