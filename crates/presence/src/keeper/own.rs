@@ -65,9 +65,9 @@ struct OwnPlace {
 enum Note {
     #[default]
     No,
+    /// It was to be noted, or the note to be taken back, and nobody knows whether that was done.
+    Perhaps,
     Yes,
-    /// It was to be noted, or the note to be taken back, and nobody knows whether that was done. Either is the same twice as once.
-    Unknown,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,10 +270,10 @@ impl OwnRows {
             }
             let incarnation = incarnation.clone();
             return Some(match (own.note, own.rows.is_empty()) {
-                (Note::No | Note::Unknown, false) => {
-                    Call::Note { incarnation, places: self.take_alike(queue, place, Note::No) }
+                (Note::No | Note::Perhaps, false) => {
+                    Call::Note { incarnation, places: self.take_alike(queue, place, false) }
                 }
-                (_, true) => Call::Unnote { incarnation, places: self.take_alike(queue, place, Note::Yes) },
+                (_, true) => Call::Unnote { incarnation, places: self.take_alike(queue, place, true) },
                 (Note::Yes, false) => {
                     own.busy = true;
                     own.queue = None;
@@ -284,7 +284,7 @@ impl OwnRows {
     }
 
     /// Takes those that follow in the queue and need the same call. `first` was taken out of it.
-    fn take_alike(&mut self, queue: Queue, first: Place, note: Note) -> Vec<Place> {
+    fn take_alike(&mut self, queue: Queue, first: Place, is_empty: bool) -> Vec<Place> {
         let waiting = match queue {
             Queue::Fresh => &mut self.fresh,
             Queue::Rewrite => &mut self.rewrite,
@@ -300,7 +300,8 @@ impl OwnRows {
             && let Some(own) = self.places.get_mut(place)
             && own.queue == Some(queue)
             && !own.busy
-            && (own.note, own.rows.is_empty()) == (note, note == Note::Yes)
+            && own.rows.is_empty() == is_empty
+            && (is_empty || own.note != Note::Yes)
         {
             own.begin_noting();
             alike.extend(waiting.pop_front());
@@ -313,7 +314,7 @@ impl OwnRows {
             let Some(own) = self.places.get_mut(place) else { continue };
             own.busy = false;
             if !std::mem::take(&mut own.outdated) {
-                own.note = if done { Note::Yes } else { Note::Unknown };
+                own.note = if done { Note::Yes } else { Note::Perhaps };
             }
             self.enqueue(place);
         }
@@ -323,9 +324,9 @@ impl OwnRows {
         for place in places {
             let Some(own) = self.places.get_mut(place) else { continue };
             own.busy = false;
-            if !std::mem::take(&mut own.outdated) {
-                own.note = if done { Note::No } else { Note::Unknown };
-            }
+            let is_outdated = std::mem::take(&mut own.outdated);
+            // Where it failed nobody knows; whoever comes is noted, which twice is the same as once.
+            own.note = if done || is_outdated { Note::No } else { Note::Perhaps };
             self.enqueue(place);
         }
     }

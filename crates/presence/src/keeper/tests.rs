@@ -5,6 +5,8 @@ use fanfare_protocol::{Channel, Tenant};
 use super::*;
 use crate::{RowChange, User, Version, Written};
 
+mod doubts;
+
 const CONFIG_CALLS: usize = 8;
 
 fn place(name: &str) -> Place {
