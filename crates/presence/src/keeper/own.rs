@@ -65,6 +65,8 @@ struct OwnPlace {
 enum Note {
     #[default]
     No,
+    /// Taking it back has failed, or has not.
+    Perhaps,
     Yes,
 }
 
@@ -268,8 +270,10 @@ impl OwnRows {
             }
             let incarnation = incarnation.clone();
             return Some(match (own.note, own.rows.is_empty()) {
-                (Note::No, false) => Call::Note { incarnation, places: self.take_alike(queue, place, Note::No) },
-                (_, true) => Call::Unnote { incarnation, places: self.take_alike(queue, place, Note::Yes) },
+                (Note::No | Note::Perhaps, false) => {
+                    Call::Note { incarnation, places: self.take_alike(queue, place, false) }
+                }
+                (_, true) => Call::Unnote { incarnation, places: self.take_alike(queue, place, true) },
                 (Note::Yes, false) => {
                     own.busy = true;
                     own.queue = None;
@@ -280,7 +284,7 @@ impl OwnRows {
     }
 
     /// Takes those that follow in the queue and need the same call. `first` was taken out of it.
-    fn take_alike(&mut self, queue: Queue, first: Place, note: Note) -> Vec<Place> {
+    fn take_alike(&mut self, queue: Queue, first: Place, is_empty: bool) -> Vec<Place> {
         let waiting = match queue {
             Queue::Fresh => &mut self.fresh,
             Queue::Rewrite => &mut self.rewrite,
@@ -292,7 +296,8 @@ impl OwnRows {
             && let Some(own) = self.places.get(place)
             && own.queue == Some(queue)
             && !own.busy
-            && (own.note, own.rows.is_empty()) == (note, note == Note::Yes)
+            && own.rows.is_empty() == is_empty
+            && (is_empty || own.note != Note::Yes)
         {
             alike.extend(waiting.pop_front());
         }
@@ -320,17 +325,20 @@ impl OwnRows {
         for place in places {
             let Some(own) = self.places.get_mut(place) else { continue };
             own.busy = false;
-            own.outdated = false;
-            if done || !own.rows.is_empty() {
-                // Where it failed nobody knows, and noting twice is the same as once.
-                own.note = Note::No;
-            }
+            let is_outdated = std::mem::take(&mut own.outdated);
+            // Where it failed nobody knows; whoever comes is noted, which twice is the same as once.
+            own.note = if done || is_outdated { Note::No } else { Note::Perhaps };
             self.enqueue(place);
         }
     }
 
     pub(super) fn has(&self, place: &Place) -> bool {
         self.places.contains_key(place)
+    }
+
+    /// Whether the store does not take what is to be written there.
+    pub(super) fn is_held(&self, place: &Place) -> bool {
+        self.places.get(place).is_some_and(|own| own.is_held)
     }
 
     /// Nothing is tried for a place until it is released.
