@@ -500,7 +500,8 @@ impl Keeper {
     fn handle_reaped(&mut self, reap: Reap, result: Option<Reaped>) {
         let (place, dead) = (reap.place.clone(), reap.dead.clone());
         let Some(removed) = self.reaper.handle_reaped(reap, result) else { return };
-        if !removed.rows.is_empty() {
+        // A process that lives on tells of its connections itself.
+        if !removed.rows.is_empty() && !self.lease.is_outlived(&dead) {
             self.effects.push_back(Effect::Lost { place: place.clone(), dead, rows: removed.rows });
         }
         if removed.vacated {

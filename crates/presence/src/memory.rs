@@ -206,7 +206,7 @@ impl PresenceStore for MemoryStore {
     }
 
     async fn reaped(&self, dead: &Incarnation, again: Duration) -> Result<(), StoreError> {
-        self.enter("reaped")?.leases.reaped(dead, Instant::now() + again);
+        self.enter("reaped")?.leases.reaped(Instant::now(), dead, again);
         Ok(())
     }
 

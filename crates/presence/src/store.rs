@@ -213,7 +213,8 @@ pub trait PresenceStore: Send + Sync + 'static {
     /// whoever reaps at the same time.
     async fn reap(&self, reap: Reap) -> Result<Reaped, StoreError>;
 
-    /// All rows of a dead incarnation have been removed: it is given to somebody again only after `again`, for what it may have
+    /// All rows of a dead incarnation have been removed: it is given to somebody again only after `again`, and not before it
+    /// has been dead for twice as long as now, for what it may have
     /// written too late. What it has noted is kept for that, and goes by itself when the incarnation has been dead for
     /// [`Leases::REAP_AGAIN_FOR`].
     async fn reaped(&self, dead: &Incarnation, again: Duration) -> Result<(), StoreError>;

@@ -88,6 +88,11 @@ impl Lease {
         self.held_until.is_some_and(|until| now + self.lease / MARGIN < until)
     }
 
+    /// Whether the process of a dead incarnation lives on under a later one.
+    pub(super) fn is_outlived(&self, dead: &Incarnation) -> bool {
+        self.incarnation.is_later_than(dead) || self.others.iter().any(|other| other.is_later_than(dead))
+    }
+
     /// Whether the store keeps silent, or fails.
     pub(super) fn is_unanswered(&self, now: Duration) -> bool {
         self.has_failed || self.sent.is_some_and(|sent| now.saturating_sub(sent) > SILENCE)

@@ -65,6 +65,8 @@ struct OwnPlace {
 enum Note {
     #[default]
     No,
+    /// It was to be noted, or the note to be taken back, and nobody knows whether that was done.
+    Perhaps,
     Yes,
 }
 
@@ -268,8 +270,10 @@ impl OwnRows {
             }
             let incarnation = incarnation.clone();
             return Some(match (own.note, own.rows.is_empty()) {
-                (Note::No, false) => Call::Note { incarnation, places: self.take_alike(queue, place, Note::No) },
-                (_, true) => Call::Unnote { incarnation, places: self.take_alike(queue, place, Note::Yes) },
+                (Note::No | Note::Perhaps, false) => {
+                    Call::Note { incarnation, places: self.take_alike(queue, place, false) }
+                }
+                (_, true) => Call::Unnote { incarnation, places: self.take_alike(queue, place, true) },
                 (Note::Yes, false) => {
                     own.busy = true;
                     own.queue = None;
@@ -280,27 +284,27 @@ impl OwnRows {
     }
 
     /// Takes those that follow in the queue and need the same call. `first` was taken out of it.
-    fn take_alike(&mut self, queue: Queue, first: Place, note: Note) -> Vec<Place> {
+    fn take_alike(&mut self, queue: Queue, first: Place, is_empty: bool) -> Vec<Place> {
         let waiting = match queue {
             Queue::Fresh => &mut self.fresh,
             Queue::Rewrite => &mut self.rewrite,
             Queue::Unnote => &mut self.unnote,
         };
+        // Each at once: one that stands in the queue twice is taken once, or its answer would be taken twice.
+        if let Some(own) = self.places.get_mut(&first) {
+            own.begin_noting();
+        }
         let mut alike = vec![first];
         while alike.len() < PLACES_PER_NOTE
             && let Some(place) = waiting.front()
-            && let Some(own) = self.places.get(place)
+            && let Some(own) = self.places.get_mut(place)
             && own.queue == Some(queue)
             && !own.busy
-            && (own.note, own.rows.is_empty()) == (note, note == Note::Yes)
+            && own.rows.is_empty() == is_empty
+            && (is_empty || own.note != Note::Yes)
         {
+            own.begin_noting();
             alike.extend(waiting.pop_front());
-        }
-        for place in &alike {
-            if let Some(own) = self.places.get_mut(place) {
-                own.busy = true;
-                own.queue = None;
-            }
         }
         alike
     }
@@ -309,8 +313,8 @@ impl OwnRows {
         for place in places {
             let Some(own) = self.places.get_mut(place) else { continue };
             own.busy = false;
-            if !std::mem::take(&mut own.outdated) && done {
-                own.note = Note::Yes;
+            if !std::mem::take(&mut own.outdated) {
+                own.note = if done { Note::Yes } else { Note::Perhaps };
             }
             self.enqueue(place);
         }
@@ -320,17 +324,20 @@ impl OwnRows {
         for place in places {
             let Some(own) = self.places.get_mut(place) else { continue };
             own.busy = false;
-            own.outdated = false;
-            if done || !own.rows.is_empty() {
-                // Where it failed nobody knows, and noting twice is the same as once.
-                own.note = Note::No;
-            }
+            let is_outdated = std::mem::take(&mut own.outdated);
+            // Where it failed nobody knows; whoever comes is noted, which twice is the same as once.
+            own.note = if done || is_outdated { Note::No } else { Note::Perhaps };
             self.enqueue(place);
         }
     }
 
     pub(super) fn has(&self, place: &Place) -> bool {
         self.places.contains_key(place)
+    }
+
+    /// Whether the store does not take what is to be written there.
+    pub(super) fn is_held(&self, place: &Place) -> bool {
+        self.places.get(place).is_some_and(|own| own.is_held)
     }
 
     /// Nothing is tried for a place until it is released.
@@ -407,6 +414,11 @@ impl OwnRows {
 }
 
 impl OwnPlace {
+    fn begin_noting(&mut self) {
+        self.busy = true;
+        self.queue = None;
+    }
+
     /// How many writes are begun once all is written that is to be written now.
     fn writes_left(&self) -> u64 {
         self.begun + self.dirty.len().div_ceil(ROWS_PER_WRITE) as u64

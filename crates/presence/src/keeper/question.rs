@@ -52,7 +52,8 @@ impl Keeper {
 
     pub(super) fn is_stale(&self, place: &Place) -> bool {
         let confirmed = self.mirrors.get(place).is_some_and(|mirror| mirror.is_confirmed());
-        !self.is_connected || !confirmed || !self.holds_lease() || self.lease.is_unanswered(self.now)
+        let is_written = !self.own.is_held(place);
+        !self.is_connected || !confirmed || !is_written || !self.holds_lease() || self.lease.is_unanswered(self.now)
     }
 
     pub(super) fn answer_all(&mut self) {
@@ -65,8 +66,10 @@ impl Keeper {
     pub(super) fn answer_waiting(&mut self, place: &Place) {
         let (stale, away) = (self.is_stale(place), self.is_away());
         let Some(mirror) = self.mirrors.get_mut(place) else { return };
-        if mirror.waiting.is_empty() {
-            return self.drop_if_unwatched(place);
+        let Some(first) = mirror.waiting.first() else { return self.drop_if_unwatched(place) };
+        // As often as not, thousands wait for the same.
+        if stale && !away && first.until > self.now {
+            return;
         }
         let waiting = std::mem::take(&mut mirror.waiting);
         let (now, own) = (self.now, &self.own);

@@ -1,7 +1,7 @@
 //! Removing the rows of nodes that have died. Pure.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashSet, VecDeque},
     time::Duration,
 };
 
@@ -9,20 +9,16 @@ use crate::{Call, Incarnation, Place, Reap, Reaped, Row};
 
 /// Places that are read from a dead node's notes with one call.
 const PLACES_PER_READ: usize = 100;
-/// How long after a reaping that found something the dead are looked at again; and after one that found nothing, doubled each time up
-/// to the longest. What they have noted stays for as long as they are known: what they wrote too late is found by it.
+/// How long after a reaping that found something the dead are looked at again, and after one that found nothing, at the soonest: the
+/// store sees to it that it is done less and less often. What they have noted stays for as long as they are known: what they wrote too
+/// late is found by it.
 const SOON: Duration = Duration::from_secs(3);
 const LATER: Duration = Duration::from_secs(60);
-const LATEST: Duration = Duration::from_secs(960);
-/// Dead ones whose pauses are remembered. Beyond it they are looked at more often.
-const PAUSES: usize = 1_000;
 
 /// What a node reaps, one dead incarnation after the other.
 #[derive(Debug, Default)]
 pub(super) struct Reaper {
     jobs: VecDeque<Job>,
-    /// How long after the next reaping that finds nothing.
-    pauses: HashMap<Incarnation, Duration>,
 }
 
 #[derive(Debug)]
@@ -73,8 +69,7 @@ impl Reaper {
     }
 
     pub(super) fn next_call(&mut self) -> Option<Call> {
-        let pauses = &mut self.pauses;
-        self.jobs.iter_mut().find_map(|job| job.next_call(pauses))
+        self.jobs.iter_mut().find_map(Job::next_call)
     }
 
     pub(super) fn handle_noted(&mut self, dead: &Incarnation, result: Option<(Vec<Place>, Option<u64>)>) {
@@ -82,7 +77,9 @@ impl Reaper {
         job.busy = false;
         match result {
             Some((places, next)) if job.stage != Stage::Failed => {
-                job.places.extend(std::mem::take(&mut job.unnoted));
+                let noted: HashSet<&Place> = places.iter().collect();
+                let unnoted = std::mem::take(&mut job.unnoted).into_iter();
+                job.places.extend(unnoted.filter(|place| !noted.contains(place)));
                 job.places.extend(places);
                 job.stage = Stage::Reap(next);
             }
@@ -139,7 +136,7 @@ impl Job {
         self.busy || self.reaping > 0
     }
 
-    fn next_call(&mut self, pauses: &mut HashMap<Incarnation, Duration>) -> Option<Call> {
+    fn next_call(&mut self) -> Option<Call> {
         if self.busy || self.stage == Stage::Failed {
             return None;
         }
@@ -161,18 +158,9 @@ impl Job {
             // The last is never here.
             Stage::Reap(None) | Stage::Finish | Stage::Failed => {
                 self.stage = Stage::Finish;
-                let again = if self.found { SOON } else { pause(pauses, &dead) };
+                let again = if self.found { SOON } else { LATER };
                 Call::Reaped { dead, again }
             }
         })
     }
-}
-
-/// Each pause is twice as long as the one before.
-fn pause(pauses: &mut HashMap<Incarnation, Duration>, dead: &Incarnation) -> Duration {
-    if pauses.len() >= PAUSES {
-        pauses.clear();
-    }
-    let next = pauses.entry(dead.clone()).or_insert(LATER);
-    std::mem::replace(next, (*next * 2).min(LATEST))
 }

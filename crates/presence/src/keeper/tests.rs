@@ -5,6 +5,8 @@ use fanfare_protocol::{Channel, Tenant};
 use super::*;
 use crate::{RowChange, User, Version, Written};
 
+mod doubts;
+
 const CONFIG_CALLS: usize = 8;
 
 fn place(name: &str) -> Place {
@@ -480,7 +482,13 @@ fn what_a_lost_incarnation_left_goes_after_everything_is_written_anew() {
     let Some(Effect::Call(call @ Call::Renew(_))) = hand.effects.pop() else { panic!() };
     let leases = Leases { held: true, dead: vec![left.clone()], ..Leases::default() };
     hand.done(call, Outcome::Renewed(Ok(leases)));
-    assert!(matches!(hand.call(), Call::Noted { incarnation, .. } if incarnation == left));
+    let call = hand.call();
+    assert!(matches!(&call, Call::Noted { incarnation, .. } if *incarnation == left), "{call:?}");
+    hand.done(call, Outcome::Noted(Ok((vec![place("crew:1")], None))));
+    let call = hand.call();
+    hand.done(call, Outcome::Reaped(Ok(Reaped { removed: vec![row(7, "gone")], vacated: false, more: false })));
+    let call = hand.call();
+    assert!(matches!(call, Call::Reaped { .. }), "nobody is told of a lost node: {call:?}");
 }
 
 #[test]

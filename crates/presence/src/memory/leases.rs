@@ -1,6 +1,6 @@
 //! Who holds a lease, and who held one. Time is an argument.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
@@ -57,10 +57,10 @@ impl LeaseTable {
         self.dead.remove(incarnation);
     }
 
-    pub(super) fn reaped(&mut self, incarnation: &Incarnation, again: Instant) {
+    pub(super) fn reaped(&mut self, now: Instant, incarnation: &Incarnation, again: Duration) {
         if let Some(dead) = self.dead.get_mut(incarnation) {
             dead.was_reaped = true;
-            dead.reap_at = again;
+            dead.reap_at = now + again.max(now.duration_since(dead.since));
         }
     }
 
@@ -127,10 +127,10 @@ mod tests {
         assert!(!renew(&mut table, now, "b.1", false).held);
         let leases = renew(&mut table, now, "b.2", true);
         assert_eq!(names(&leases.reap), ["a.1", "b.1"]);
-        table.reaped(&leases.reap[0], now + Duration::from_secs(60));
+        table.reaped(now, &leases.reap[0], Duration::from_secs(60));
         let leases = renew(&mut table, now, "b.2", false);
         assert_eq!(names(&leases.dead), ["b.1"], "an hour had passed");
-        table.reaped(&leases.dead[0], now + Duration::from_secs(60));
+        table.reaped(now, &leases.dead[0], Duration::from_secs(60));
         now += Leases::REAP_AGAIN_FOR - Duration::from_nanos(1);
         assert_eq!(names(&renew(&mut table, now, "b.3", true).dead), ["b.1", "b.2"]);
         now += Duration::from_nanos(1);

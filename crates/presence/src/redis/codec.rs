@@ -184,11 +184,12 @@ pub(super) fn parse_reaped(answer: Answer) -> Result<Portion, Malformed> {
 pub(super) fn parse_noted(answer: Answer) -> Result<(Vec<Place>, Option<u64>), Malformed> {
     let [next, places] = fields("the answer to a reading of notes", answer)?;
     let next = unsigned(&next)?;
+    // As with rows: nobody would reap what the others name.
     let place = |noted: Answer| {
-        let place = noted.as_text().and_then(parse_place);
-        place.ok_or_else(|| unexpected("a note is no channel", &noted))
+        let place = noted.as_text().and_then(parse_place).ok_or_else(|| unexpected("a note is no channel", &noted));
+        place.inspect_err(|error| tracing::warn!(%error, "a note of presence in Redis cannot be read")).ok()
     };
-    let places = list(places)?.into_iter().map(place).collect::<Result<_, _>>()?;
+    let places = list(places)?.into_iter().filter_map(place).collect();
     Ok((places, (next != 0).then_some(next)))
 }
 
@@ -329,6 +330,14 @@ mod tests {
             assert!(parse_leases(bad.clone()).is_err() && parse_page(bad.clone()).is_err(), "{bad:?}");
             assert!(parse_written(bad.clone()).is_err() && parse_noted(bad).is_err());
         }
+    }
+
+    #[test]
+    fn a_note_that_cannot_be_read_is_passed_over() {
+        let notes = Answer::List(vec![bytes("acme:crew:1"), bytes("acme"), Answer::Integer(1), bytes("acme:crew:2")]);
+        let (places, next) = parse_noted(Answer::List(vec![bytes("17"), notes])).unwrap();
+        assert_eq!(places, ["acme:crew:1", "acme:crew:2"].map(|text| parse_place(text).unwrap()));
+        assert_eq!(next, Some(17));
     }
 
     #[test]

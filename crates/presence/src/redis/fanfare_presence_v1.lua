@@ -19,7 +19,7 @@
 --
 -- A node replaces the library where its own revision is greater. What callers rely on stays as it is: a change
 -- of arguments or replies is `fanfare_presence_v1` no more.
-local REVISION = 2
+local REVISION = 3
 
 -- How long the numbering of a channel is remembered when nobody is there any more, in milliseconds.
 local REMEMBERED = 3600 * 1000
@@ -330,7 +330,7 @@ local function resign(keys, args)
   return 1
 end
 
--- KEYS: leases, dead, due. ARGV: incarnation, in how long it is to be reaped again (ms), for how long the dead are remembered (ms).
+-- KEYS: leases, dead, due. ARGV: incarnation, in how long it is to be reaped again at the soonest (ms), for how long the dead are remembered (ms).
 local function reaped(keys, args)
   local incarnation, again, remembered = args[1], tonumber(args[2]), tonumber(args[3])
   if not (keys[3] and again and remembered) then
@@ -339,9 +339,12 @@ local function reaped(keys, args)
   local time = now()
   local until_then = tonumber(redis.call('ZSCORE', keys[2], incarnation) or 0)
   if until_then > time + remembered then
-    redis.call('ZADD', keys[2], 'XX', text(until_then - UNREAPED), incarnation)
+    until_then = until_then - UNREAPED
+    redis.call('ZADD', keys[2], 'XX', text(until_then), incarnation)
   end
-  redis.call('ZADD', keys[3], 'XX', text(time + again), incarnation)
+  -- The longer it has been dead the less often, whoever looks.
+  local age = time - (until_then - remembered)
+  redis.call('ZADD', keys[3], 'XX', text(time + math.max(again, age)), incarnation)
   return 1
 end
 

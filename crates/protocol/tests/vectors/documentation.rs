@@ -165,7 +165,7 @@ fn every_reason_of_a_refused_publication_is_listed() {
 
 #[test]
 fn the_envelope_that_is_shown_is_one() {
-    let examples = examples(&document("subjects.md"));
+    let examples = examples(&section(&document("subjects.md"), "The envelope"));
     let mut bodies = examples.into_iter().filter(|example| example.language == "json").map(|example| example.text);
     let body = Body::new(bodies.next().unwrap().into_bytes());
     assert!(body.envelope(limits::PUBLICATION_BYTES).is_ok());
