@@ -124,7 +124,7 @@ Try it in another terminal:
 
 fn carry_out(command: Option<Command>, inputs: &Inputs, out: &mut dyn io::Write, err: &mut dyn io::Write) -> Outcome {
     if let Some(Command::PresenceFunctions) = command {
-        return ended(out.write_all(fanfare_presence::redis::FUNCTIONS.as_bytes()));
+        return ended(out.write_all(fanfare_presence::REDIS_FUNCTIONS.as_bytes()));
     }
     let config = match Config::load(inputs) {
         Ok(config) => config,

@@ -8,7 +8,7 @@ mod keeper;
 pub mod memory;
 mod open;
 mod options;
-pub mod redis;
+mod redis;
 mod roster;
 mod row;
 mod store;
@@ -17,6 +17,7 @@ pub use announcer::{Announcement, Announcer, Audience, Counts, MemberChange};
 pub use keeper::{Answer, Call, Effect, Keeper, KeeperConfig, Outcome, Query, QueryId, Told};
 pub use open::open;
 pub use options::StoreOptions;
+pub use redis::FUNCTIONS as REDIS_FUNCTIONS;
 pub use roster::{Changed, Member, MemberPage, Roster};
 pub use row::{ConnectionKey, Incarnation, Place, Row, RowChange, State, StateError, User};
 pub use store::{

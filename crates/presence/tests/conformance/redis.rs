@@ -3,7 +3,7 @@
 use std::{fs, slice, sync::Arc, time::Duration};
 
 use fanfare_presence::{
-    PresenceStore, Reap, Renewal, StoreError, StoreEvent, StoreEvents, StoreOptions, open, redis::FUNCTIONS,
+    PresenceStore, REDIS_FUNCTIONS, Reap, Renewal, StoreError, StoreEvent, StoreEvents, StoreOptions, open,
 };
 use fanfare_testkit::{
     RedisServer,
@@ -119,8 +119,8 @@ async fn a_library_that_was_taken_away_is_loaded_again() {
     assert_eq!(node.put("crew:1", "a", &[2]).await.version.number, 2);
     // One of a smaller revision is replaced, one of a greater stays.
     for (revision, stays) in [(0, false), (1_000, true)] {
-        let line = FUNCTIONS.lines().find(|line| line.starts_with("local REVISION = ")).unwrap();
-        let other = FUNCTIONS.replace(line, &format!("local REVISION = {revision}"));
+        let line = REDIS_FUNCTIONS.lines().find(|line| line.starts_with("local REVISION = ")).unwrap();
+        let other = REDIS_FUNCTIONS.replace(line, &format!("local REVISION = {revision}"));
         fixture.0.command(&["FUNCTION", "LOAD", "REPLACE", &other]).await;
         Node::connect(&fixture).await.put("crew:1", "a", &[3]).await;
         let found = fixture.0.command(&["FCALL", "fanfare_presence_v1_check", "0"]).await;
