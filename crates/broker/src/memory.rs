@@ -65,7 +65,7 @@ impl Memory {
     }
 
     /// A broker without nodes that keeps history. Of the options it takes the namespaces and the dedupe window; it keeps
-    /// [`limits::MEMORY_BYTES`](crate::limits::MEMORY_BYTES) at most. Its history ends with the process.
+    /// [`limits::MEMORY_BYTES`] at most. Its history ends with the process.
     pub fn with_history(options: HistoryOptions) -> Self {
         let shared = Shared {
             index: RwLock::default(),
@@ -114,7 +114,7 @@ impl Broker for MemoryBroker {
         "memory"
     }
 
-    /// Waits while a node that wants the publication has no room, for [`limits::STALL`](crate::limits::STALL) at most. Where
+    /// Waits while a node that wants the publication has no room, for [`limits::STALL`] at most. Where
     /// the call is dropped before it returns, it was published to all or to none.
     async fn publish(&self, publish: Publish) -> Result<Published, BrokerError> {
         self.check_connected()?;

@@ -16,7 +16,7 @@ pub enum Told {
 /// What has to be done.
 #[derive(Debug)]
 pub enum Effect {
-    /// Have the store do it, and give what it came to to [`Keeper::handle_done`]. Those that are given one after the other
+    /// Have the store do it, and give what it came to to [`Keeper::handle_done`](crate::Keeper::handle_done). Those that are given one after the other
     /// may be done at the same time.
     Call(Call),
     /// Tell those who watch.

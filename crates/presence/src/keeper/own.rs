@@ -65,7 +65,7 @@ struct OwnPlace {
 enum Note {
     #[default]
     No,
-    /// Taking it back has failed, or has not.
+    /// It was to be noted, or the note to be taken back, and nobody knows whether that was done.
     Perhaps,
     Yes,
 }
@@ -290,22 +290,21 @@ impl OwnRows {
             Queue::Rewrite => &mut self.rewrite,
             Queue::Unnote => &mut self.unnote,
         };
+        // Each at once: one that stands in the queue twice is taken once, or its answer would be taken twice.
+        if let Some(own) = self.places.get_mut(&first) {
+            own.begin_noting();
+        }
         let mut alike = vec![first];
         while alike.len() < PLACES_PER_NOTE
             && let Some(place) = waiting.front()
-            && let Some(own) = self.places.get(place)
+            && let Some(own) = self.places.get_mut(place)
             && own.queue == Some(queue)
             && !own.busy
             && own.rows.is_empty() == is_empty
             && (is_empty || own.note != Note::Yes)
         {
+            own.begin_noting();
             alike.extend(waiting.pop_front());
-        }
-        for place in &alike {
-            if let Some(own) = self.places.get_mut(place) {
-                own.busy = true;
-                own.queue = None;
-            }
         }
         alike
     }
@@ -314,8 +313,8 @@ impl OwnRows {
         for place in places {
             let Some(own) = self.places.get_mut(place) else { continue };
             own.busy = false;
-            if !std::mem::take(&mut own.outdated) && done {
-                own.note = Note::Yes;
+            if !std::mem::take(&mut own.outdated) {
+                own.note = if done { Note::Yes } else { Note::Perhaps };
             }
             self.enqueue(place);
         }
@@ -415,6 +414,11 @@ impl OwnRows {
 }
 
 impl OwnPlace {
+    fn begin_noting(&mut self) {
+        self.busy = true;
+        self.queue = None;
+    }
+
     /// How many writes are begun once all is written that is to be written now.
     fn writes_left(&self) -> u64 {
         self.begun + self.dirty.len().div_ceil(ROWS_PER_WRITE) as u64

@@ -12,6 +12,14 @@ const CALM_AFTER: Duration = Duration::from_secs(20);
 const ROUGH_AFTER: Duration = Duration::from_secs(150);
 
 impl World {
+    /// What a life that has ended has under way reaches the store all the same; but for one that has just lost all it knew, and with it
+    /// who that was: nobody could ever tell that those rows are nobody's.
+    pub(crate) fn end(&mut self, life: u64) {
+        if self.truth.lost_lately(self.now) {
+            self.disconnect(life);
+        }
+    }
+
     pub(crate) fn is_flushed(&self) -> bool {
         self.flushed.is_some_and(|at| self.now < at + LEASE)
     }

@@ -1,6 +1,6 @@
 //! What happens, in a line.
 
-use fanfare_presence::{Call, Told};
+use fanfare_presence::{Call, Place, Told};
 
 pub(crate) fn described(call: &Call) -> String {
     match call {
@@ -11,8 +11,14 @@ pub(crate) fn described(call: &Call) -> String {
         }
         Call::Renew(renewal) => format!("renews {} {}", renewal.incarnation, if renewal.begin { "anew" } else { "" }),
         Call::Reap(reap) => format!("reaps {} {}", reap.dead, reap.place.channel),
+        Call::Note { incarnation, places } => format!("notes {incarnation} {}", channels(places)),
+        Call::Unnote { incarnation, places } => format!("unnotes {incarnation} {}", channels(places)),
         other => other.name().to_owned(),
     }
+}
+
+fn channels(places: &[Place]) -> String {
+    places.iter().map(|place| place.channel.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 pub(crate) fn shown(told: &Told) -> String {

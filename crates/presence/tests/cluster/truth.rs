@@ -103,9 +103,13 @@ impl Truth {
         self.lost = Some(now);
     }
 
+    pub(crate) fn lost_lately(&self, now: Duration) -> bool {
+        self.lost.is_some_and(|lost| now < lost + LOST_FOR)
+    }
+
     /// Whether a user was on a channel all the time lately, so that nobody may be told that it is not.
     pub(crate) fn was_there_lately(&self, now: Duration, place: &Place, user: &User) -> bool {
-        if self.lost.is_some_and(|lost| now < lost + LOST_FOR) {
+        if self.lost_lately(now) {
             return false;
         }
         let covers = self.covers.iter().filter(|cover| cover.place == *place && cover.user == *user);

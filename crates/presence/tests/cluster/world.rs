@@ -177,7 +177,7 @@ impl World {
             }
             Happening::Answer { number, outcome } => self.answered(number, outcome),
             Happening::Inbound { node, life, inbound } => self.inbound(node, life, inbound),
-            Happening::Start { node } => self.start(node),
+            Happening::Start { node } => self.start(node).await,
             Happening::Continue { node, life } => self.go_on(node, life),
             Happening::Mend { node, life } => self.mend(node, life).await,
             Happening::ComeBack => {
@@ -215,15 +215,21 @@ impl World {
         (start..start + NODES).map(|node| node % NODES).find(takes)
     }
 
-    fn start(&mut self, node: usize) {
-        if self.nodes[node].is_some() {
-            return;
+    async fn start(&mut self, node: usize) {
+        match &self.nodes[node] {
+            // The one before has still to go.
+            Some(there) if there.is_draining => return self.after(CALL_TIMEOUT, Happening::Start { node }),
+            Some(_) => return,
+            None => {}
         }
         let life = self.attached as u64;
         self.lines.insert(life, self.attached);
         self.attached += 1;
         let seed = self.chance.draw(("life", life));
         let attached = self.memory.attach();
+        if self.outages > 0 {
+            self.memory.interrupt(self.lines[&life]).await;
+        }
         self.nodes[node] = Some(Node::new(&format!("n{node}"), life, seed, self.now, attached));
         self.cuts[node] = 0;
         self.note(|| format!("n{node} starts"));
@@ -273,7 +279,8 @@ impl World {
             Step::Crash { .. } | Step::Drain { .. } | Step::Cut { .. } | Step::Outage { .. } if self.is_flushed() => {}
             Step::Crash { node, until } => {
                 let node = node as usize % NODES;
-                if self.nodes[node].take().is_some() {
+                if let Some(ended) = self.nodes[node].take() {
+                    self.end(ended.life);
                     self.truth.end(self.now, node);
                     self.after(until, Happening::Start { node });
                 }
@@ -300,12 +307,12 @@ impl World {
                 self.outages += 1;
                 self.memory.go_away().await;
                 (0..self.attached as u64).for_each(|life| self.disconnect(life));
-                if loses {
+                if loses && self.is_calm {
                     self.lose();
                 }
                 self.after(until, Happening::ComeBack);
             }
-            // Where renewals are late nobody knows for how long that is so.
+            // Where calls arrive seconds late, rows may come after the loss of whoever could know of them.
             Step::Flush if !self.is_calm => {}
             Step::Flush => {
                 self.flushed = Some(self.now);
@@ -476,7 +483,9 @@ impl World {
         }
         let Some(acting) = &mut self.nodes[node] else { return };
         if acting.is_draining && acting.keeper.is_drained() {
+            let life = acting.life;
             self.note(|| format!("n{node} has gone"));
+            self.end(life);
             self.nodes[node] = None;
             return;
         }
