@@ -7,7 +7,7 @@ use super::scene::{Scene, done, error, error_push};
 use crate::{client::Client, handshake::TokenPlace, node::Node, token::token};
 
 const IDS: &str = "id must be an integer from 0 to 9007199254740991";
-const TYPES: &str = "allowed are connect, subscribe, unsubscribe, publish, history, refresh, ping, pong";
+const TYPES: &str = "allowed are connect, subscribe, unsubscribe, publish, history, presence, set_presence, signal, refresh, ping, pong";
 const NO_OBJECT: &str = "the frame is no JSON object: ";
 const MALFORMED: &str = "fanfare_malformed_frames_total";
 const BAD_REQUESTS: &str = r#"fanfare_errors_total{code="BAD_REQUEST"}"#;
@@ -33,7 +33,7 @@ fn bad_messages() -> Vec<(String, Answer)> {
         (r#"{"id":1}"#, Reply(1, format!("type is missing; {TYPES}"))),
         (r#"{"id":1,"type":null}"#, Reply(1, format!("type is missing; {TYPES}"))),
         (r#"{"id":1,"type":5}"#, Reply(1, "type must be a string, not 5".into())),
-        (r#"{"id":1,"type":"presence"}"#, Reply(1, format!("type \"presence\" is not known; {TYPES}"))),
+        (r#"{"id":1,"type":"dance"}"#, Reply(1, format!("type \"dance\" is not known; {TYPES}"))),
         (r#"{"id":1,"type":"PING"}"#, Reply(1, format!("type \"PING\" is not known; {TYPES}"))),
         (r#"{"type":"ping"}"#, Push(format!("id is missing in \"ping\"; it {}", &IDS[3..]))),
         (r#"{"id":null,"type":"ping"}"#, Push(format!("id is missing in \"ping\"; it {}", &IDS[3..]))),

@@ -19,8 +19,11 @@ const DISCONNECTED: Count<'_> = (r#"fanfare_disconnections_total{code="slow_cons
 
 #[tokio::test]
 async fn ten_thousand_subscriptions_are_answered_one_by_one() {
-    // A client of this library does not read while it sends; all the replies together are 2 MB.
-    let node = Node::builder("memory:").set("limits.subscriptions", 1000).set("limits.outbox_bytes", "4MiB");
+    // A client of this library does not read while it sends; all the replies together are 2 MB, each in a frame of its own.
+    let node = Node::builder("memory:")
+        .set("limits.subscriptions", 1000)
+        .set("limits.outbox_bytes", "4MiB")
+        .set("limits.outbox_frames", 20_000);
     let mut scene = Scene::start(node).await;
     let too_many = json!({
         "code": "LIMIT_EXCEEDED",
