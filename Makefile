@@ -34,7 +34,7 @@ chaos: servers ## Nodes and brokers that fail for a minute each, and a reconnect
 		cargo test --locked -p fanfare-gateway --test e2e -- --nocapture --test-threads 1 recovery::chaos recovery::storm
 
 presence: servers ## Presence counted for half a minute, 10,000 members, a store that is away for 10 s; shorter runs are among the tests
-	PRESENCE_SECONDS=$(or $(PRESENCE_SECONDS),30) PRESENCE_MEMBERS=$(or $(PRESENCE_MEMBERS),10000) PRESENCE_AWAY=$(or $(PRESENCE_AWAY),10) \
+	PRESENCE_LEASE=10 PRESENCE_SECONDS=30 PRESENCE_MEMBERS=$(or $(PRESENCE_MEMBERS),10000) PRESENCE_AWAY=$(or $(PRESENCE_AWAY),10) \
 		cargo test --locked -p fanfare-gateway --test e2e -- --nocapture --test-threads 1 presence::
 
 fuzz: ## A minute for each fuzz target

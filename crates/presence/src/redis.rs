@@ -12,8 +12,8 @@
 //! connection, and is told as [`Interrupted`](crate::StoreEvent::Interrupted) and [`Resumed`](crate::StoreEvent::Resumed): every node then writes its own rows again.
 //! Where the leases were lost, each node takes a new incarnation with its next renewal.
 //!
-//! A node whose members sit still costs one call of a function (and the five commands in it) in each third of a lease, and a `PING` on each of two
-//! connections in 5 s; on a cluster each master is asked for its view (`CLUSTER NODES`) every 2 s as well.
+//! A node whose members sit still costs one call of a function in each third of a lease, which Redis counts as five commands, and a
+//! `PING` on each of two connections in 5 s; on a cluster each master is asked for its view (`CLUSTER NODES`) every 2 s as well.
 //!
 //! A node needs in its ACL what [`fanfare_broker::redis_link`] names, the keys `~{prefix}:presence:*`, the channels
 //! `&{prefix}:presence:change:*`, and `+hdel +hincrby +hlen +hmget +hscan +hset +persist +pexpire +publish +sadd +srem +sscan +time

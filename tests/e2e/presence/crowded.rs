@@ -1,13 +1,10 @@
 //! Thousands come to one channel at once: what clients are told, what a node holds and what Redis holds have bounds.
 
-use std::{
-    env,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{
     crowd::{Crowd, Seat},
-    scene::{Scene, names},
+    scene::{Scene, names, setting},
     watcher::Watcher,
 };
 use crate::{MACHINE, SOON};
@@ -16,7 +13,7 @@ const CHANNEL: &str = "crew:all";
 
 /// How many come; [`MEMBERS`] where it is not set.
 const MEMBERS_VARIABLE: &str = "PRESENCE_MEMBERS";
-const MEMBERS: usize = 2_000;
+const MEMBERS: u64 = 2_000;
 /// So many a second: ten thousand in ten seconds.
 const PER_SECOND: usize = 1_000;
 
@@ -34,7 +31,7 @@ const ONCE_BYTES: u64 = 24 << 20;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_thousands() {
     let _alone = MACHINE.lock().await;
-    let members = env::var(MEMBERS_VARIABLE).map_or(MEMBERS, |text| text.parse().expect("a number"));
+    let members = setting(MEMBERS_VARIABLE, MEMBERS) as usize;
     let scene = Scene::start(|node| {
         node.set("presence.max_named", MAX_NAMED as i64)
             .set("presence.grace", "1s")

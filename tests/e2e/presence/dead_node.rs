@@ -7,13 +7,11 @@ use tokio::time::{sleep_until, timeout_at};
 
 use super::{
     crowd::{Crowd, Seat},
-    scene::{Scene, Truth, channels, names},
+    scene::{Scene, Truth, channels, lease, names},
     watcher::Watcher,
 };
 use crate::SOON;
 
-/// The default of `presence.lease`.
-const LEASE: Duration = Duration::from_secs(10);
 /// Behind the lease's end a reaper has so long.
 const REAPED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -24,7 +22,8 @@ async fn who_was_on_a_killed_node_leaves_once() {
     /// So many of the members are on the other node, too.
     const ELSEWHERE: usize = 100;
     const WATCHERS: usize = 4;
-    let scene = Scene::start(|node| node).await;
+    let lease = lease();
+    let scene = Scene::start(|node| node.set("presence.lease", format!("{}s", lease.as_secs()))).await;
     let started = Instant::now();
     let (channels, users) = (channels(CHANNELS), names("m", MEMBERS));
     let seats = |node, users| Seat::spread(&[node], users, &channels);
@@ -45,11 +44,11 @@ async fn who_was_on_a_killed_node_leaves_once() {
         .collect();
 
     // A node reaps once it has held its own lease for as long as one lasts.
-    sleep_until((started + LEASE).into()).await;
+    sleep_until((started + lease).into()).await;
     let killed = Instant::now();
     scene.first.kill();
     let after = Truth::of(&[&staying], &watchers);
-    let allowed = LEASE + REAPED_WITHIN;
+    let allowed = lease + REAPED_WITHIN;
     let told = timeout_at((killed + allowed).into(), after.wait_seen(&watchers, SOON));
     told.await.unwrap_or_else(|_| panic!("not everyone was told within {allowed:?}\n{}", scene.second.process().log()));
     let seen = killed.elapsed();
@@ -80,7 +79,7 @@ async fn who_was_on_a_killed_node_leaves_once() {
     println!(
         "a node killed with {MEMBERS} members on {CHANNELS} channels, {ELSEWHERE} of them on another node, too: {WATCHERS} \
          clients on all channels were told of each leave once, between {first:.1?} and {last:.1?} after the kill (lease \
-         {LEASE:?}); all saw the truth after {seen:.1?}; of {all} rows {} were left, none of the killed node",
+         {lease:?}); all saw the truth after {seen:.1?}; of {all} rows {} were left, none of the killed node",
         scene.store().rows().await.len(),
     );
     assert_eq!(staying.ended(), 0);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    env,
     time::{Duration, Instant},
 };
 
@@ -132,6 +133,16 @@ async fn wait_without(what: &str, within: Duration, mut against: impl AsyncFnMut
         assert!(begun.elapsed() < within, "waited {within:?} in vain until {what}; {count} differ: {shown:#?}");
         sleep(POLL_INTERVAL).await;
     }
+}
+
+/// How long a lease lasts in tests that take it from here: half of the default, or what the variable says, in seconds.
+pub(super) fn lease() -> Duration {
+    Duration::from_secs(setting("PRESENCE_LEASE", 5))
+}
+
+/// A number from the environment, for longer runs than the usual.
+pub(super) fn setting(variable: &str, usual: u64) -> u64 {
+    env::var(variable).map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text:?} is no number")))
 }
 
 /// As many seats' users: `{prefix}{number}`.

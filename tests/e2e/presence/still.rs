@@ -1,25 +1,20 @@
 //! What members cost Redis who sit still.
 
-use std::{
-    env,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, sleep_until};
 
 use super::{
     crowd::{Crowd, Seat},
-    scene::{Scene, channels},
+    scene::{Scene, channels, lease, setting},
     store::{Commands, Store},
 };
-use crate::{MACHINE, SOON};
+use crate::{MACHINE, SOON, node::NodeBuilder};
 
-/// For how long commands are counted, in seconds; [`SECONDS`] where it is not set. Leases are renewed every third of
-/// [`LEASE`], so that three of these are a multiple.
+/// For how long commands are counted, in seconds; [`SECONDS`] where it is not set. It is a multiple of the lease, and so of the
+/// time between two renewals.
 const SECONDS_VARIABLE: &str = "PRESENCE_SECONDS";
-const SECONDS: u64 = 10;
-/// The default of `presence.lease`.
-const LEASE: Duration = Duration::from_secs(10);
+const SECONDS: u64 = 5;
 
 const CHANNELS: usize = 500;
 const FEW: usize = 500;
@@ -36,10 +31,10 @@ const LOOK: Duration = Duration::from_millis(250);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn costs_redis_the_same_however_many_they_are() {
-    let seconds = env::var(SECONDS_VARIABLE).map_or(SECONDS, |text| text.parse().expect("a number of seconds"));
-    let time = Duration::from_secs(seconds);
+    let (lease, time) = (lease(), Duration::from_secs(setting(SECONDS_VARIABLE, SECONDS)));
     // A leave that waits for its grace, an idle connection or a ping would be something that happens.
-    let scene = Scene::start(|node| node.set("timeouts.idle", "10m").set("timeouts.ping_interval", "10m")).await;
+    let configure = |node: NodeBuilder| node.set("timeouts.idle", "10m").set("timeouts.ping_interval", "10m");
+    let scene = Scene::start(|node| configure(node).set("presence.lease", format!("{}s", lease.as_secs()))).await;
     let channels = channels(CHANNELS);
     let seats = |range: std::ops::Range<usize>| -> Vec<_> {
         let nodes = [&scene.first, &scene.second];
@@ -51,11 +46,11 @@ async fn costs_redis_the_same_however_many_they_are() {
         range.map(seat).collect()
     };
     let mut crowd = Crowd::come(seats(0..FEW)).await;
-    let few = sitting_still(&scene.store(), crowd.len(), time).await;
+    let few = sitting_still(&scene.store(), crowd.len(), lease, time).await;
     let alone = MACHINE.lock().await;
     crowd.join(seats(FEW..MANY)).await;
     drop(alone);
-    let many = sitting_still(&scene.store(), crowd.len(), time).await;
+    let many = sitting_still(&scene.store(), crowd.len(), lease, time).await;
     assert_eq!(crowd.ended(), 0);
     let rate = |commands: &Commands| commands.total() as f64 / time.as_secs_f64() / NODES as f64;
     let per_node = [rate(&few), rate(&many)];
@@ -75,13 +70,13 @@ async fn costs_redis_the_same_however_many_they_are() {
 
 /// What Redis carries out in a time in which nothing happens. It is counted from a moment at which no lease is about to be
 /// renewed, so that a time of as many renewals has exactly so many.
-async fn sitting_still(store: &Store<'_>, members: usize, time: Duration) -> Commands {
+async fn sitting_still(store: &Store<'_>, members: usize, lease: Duration, time: Duration) -> Commands {
     store.wait_for_rows(members, 3 * SOON).await;
     // Two thirds of the time between two renewals without any other call: all that there was to do is done.
     let mut quiet = 0;
     let mut before = store.commands().await;
     let begun = Instant::now();
-    while LOOK * quiet < LEASE / 3 * 2 / 3 {
+    while LOOK * quiet < lease / 3 * 2 / 3 {
         sleep(LOOK).await;
         let now = store.commands().await;
         quiet = if now.since(&before).total() == 0 { quiet + 1 } else { 0 };
@@ -93,7 +88,7 @@ async fn sitting_still(store: &Store<'_>, members: usize, time: Duration) -> Com
         sleep(LOOK).await;
         assert!(begun.elapsed() < 3 * SOON, "no lease is renewed: {before:?}");
     }
-    sleep(LEASE / 3 / 2).await;
+    sleep(lease / 3 / 2).await;
     let (begun, before) = (Instant::now(), store.commands().await);
     sleep_until((begun + time).into()).await;
     store.commands().await.since(&before)

@@ -1,7 +1,6 @@
 //! The store goes away: publications go on, presence says that it is stale, and afterwards it is true again.
 
 use std::{
-    env,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -14,7 +13,7 @@ use super::{
     TENANT,
     crowd::{Crowd, Seat},
     node,
-    scene::{Truth, channels, names},
+    scene::{Truth, channels, names, setting},
     store::Store,
     watcher::Watcher,
 };
@@ -31,7 +30,7 @@ const CHURN_EVERY: Duration = Duration::from_millis(25);
 const CHURNING: usize = 20;
 /// How long the store is away, in seconds; [`AWAY`] where it is not set.
 const AWAY_VARIABLE: &str = "PRESENCE_AWAY";
-const AWAY: u64 = 5;
+const AWAY: u64 = 4;
 /// How long it may take until all is true again.
 const TRUE_WITHIN: Duration = Duration::from_secs(20);
 
@@ -69,8 +68,7 @@ async fn frozen() {
 }
 
 async fn under_load(fault: Fault) {
-    let away =
-        Duration::from_secs(env::var(AWAY_VARIABLE).map_or(AWAY, |text| text.parse().expect("a number of seconds")));
+    let away = Duration::from_secs(setting(AWAY_VARIABLE, AWAY));
     let redis = match fault {
         Fault::Kept => RedisServer::builder().append_only(Fsync::Always).start().await,
         _ => RedisServer::start().await,

@@ -35,6 +35,5 @@ pub(crate) enum Asker {
     /// A session, by [`Completion::Presence`](fanfare_session::Completion::Presence).
     Session { shard: ShardId, connection: ConnectionId, op: OpId },
     /// The API.
-    #[allow(dead_code, reason = "until the API asks")]
     Service(oneshot::Sender<Result<Answer, ErrorBody>>),
 }

@@ -49,7 +49,6 @@ impl PresenceHandle {
     ///
     /// # Errors
     /// Where too many ask, or the node is about to end.
-    #[allow(dead_code, reason = "until the API asks")]
     pub(crate) async fn ask(&self, query: Query) -> Result<Answer, ErrorBody> {
         let (answer, answered) = oneshot::channel();
         let request = PresenceRequest::Ask { query, asker: Asker::Service(answer) };
