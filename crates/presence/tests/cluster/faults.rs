@@ -61,6 +61,7 @@ impl World {
         let now = self.now;
         let Some(stopped) = self.nodes[node].as_mut().filter(|node| node.life == life) else { return };
         let Some(waiting) = stopped.stopped.take() else { return };
+        self.continued[node] = now;
         // What has come meanwhile may be looked at first, or the time.
         let wakes_first = self.chance.percent(50, ("wakes first", now, node));
         if wakes_first {

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use crate::{
     chance::Chance,
     client::Client,
-    node::{GRACE, Inbound, Node, unanswered},
+    node::{GRACE, Inbound, LEASE, Node, unanswered},
     plan::{Plan, Step},
     trace::{described, shown},
     truth::Truth,
@@ -53,6 +53,8 @@ pub(crate) struct World {
     pub(crate) flushed: Option<Duration>,
     pub(crate) outages: u32,
     pub(crate) cuts: [u32; NODES],
+    /// When each was continued: what it tells then may be old.
+    pub(crate) continued: [Duration; NODES],
     pub(crate) trace: Vec<String>,
 }
 
@@ -125,6 +127,7 @@ pub(crate) async fn run(plan: &Plan, is_shown: bool) -> Vec<String> {
         flushed: None,
         outages: 0,
         cuts: [0; NODES],
+        continued: [Duration::ZERO; NODES],
         trace: Vec::new(),
     };
     for node in 0..NODES {
@@ -184,6 +187,9 @@ impl World {
                 self.outages -= 1;
                 if self.outages == 0 {
                     self.note(|| "the store is back".to_owned());
+                    if self.truth.lost_lately(self.now) {
+                        self.flushed = Some(self.now);
+                    }
                     self.memory.come_back().await;
                     for node in 0..NODES {
                         let Some(there) = &self.nodes[node] else { continue };
@@ -584,6 +590,8 @@ impl World {
             if let Told::Change(change) = one
                 && change.connections == 0
                 && self.is_calm
+                && self.cuts[node] == 0
+                && self.now >= self.continued[node] + LEASE
             {
                 let was_there = self.truth.was_there_lately(self.now, place, &change.user);
                 assert!(!was_there, "n{node} says that {:?} is away from {}", change.user, place.channel);
