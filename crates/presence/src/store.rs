@@ -223,7 +223,7 @@ pub trait PresenceStore: Send + Sync + 'static {
     /// [`unlisten`](Self::unlisten).
     async fn listen(&self, places: &[Place]) -> Result<(), StoreError>;
 
-    /// Ends listening.
+    /// Ends listening. Changes on their way may still come.
     async fn unlisten(&self, places: &[Place]);
 
     /// Ends connections and tasks, and waits for them. The stream of events ends.
