@@ -24,8 +24,7 @@ const ALLOWED: [(&str, &[&str]); 8] = [
 const PURE: [&str; 2] = ["protocol", "session"];
 
 /// What of crates/presence decides: files, or folders with all that is in them. The others are stores, and what opens them.
-const PURE_PRESENCE: [&str; 8] =
-    ["announcer.rs", "keeper", "keeper.rs", "options.rs", "roster", "roster.rs", "row.rs", "lib.rs"];
+const PURE_PRESENCE: [&str; 7] = ["announcer.rs", "keeper", "keeper.rs", "roster", "roster.rs", "row.rs", "lib.rs"];
 
 /// What would make code impure.
 const IMPURE: [&str; 9] = [

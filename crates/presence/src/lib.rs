@@ -7,16 +7,17 @@ mod announcer;
 mod keeper;
 pub mod memory;
 mod open;
-mod options;
 mod redis;
 mod roster;
 mod row;
 mod store;
 
 pub use announcer::{Announcement, Announcer, Audience, Counts, MemberChange};
+/// Which store, how to reach it, and as whom. The URL chooses the store, and is `memory:` or one of Redis'. It is the broker's own type,
+/// since its connections are used; what is for history or for NATS alone counts for nothing.
+pub use fanfare_broker::BrokerOptions as StoreOptions;
 pub use keeper::{Answer, Call, Effect, Keeper, KeeperConfig, Outcome, Query, QueryId, Told};
 pub use open::open;
-pub use options::StoreOptions;
 pub use redis::FUNCTIONS as REDIS_FUNCTIONS;
 pub use roster::{Changed, Member, MemberPage, Roster};
 pub use row::{ConnectionKey, Incarnation, Place, Row, RowChange, State, StateError, User};

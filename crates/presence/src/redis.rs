@@ -32,7 +32,7 @@ use std::{
 
 use async_trait::async_trait;
 use fanfare_broker::{
-    BrokerError, BrokerOptions,
+    BrokerError,
     redis_link::{Answer, FunctionCall, RedisLink},
 };
 use tokio::sync::mpsc;
@@ -77,27 +77,12 @@ pub(crate) async fn connect(options: &StoreOptions) -> Result<(Arc<dyn PresenceS
         value: options.prefix.clone(),
         allowed: error.to_string(),
     })?;
-    let (link, told) = RedisLink::connect(&broker_options(options), functions::LIBRARY).await.map_err(at_start)?;
+    let (link, told) = RedisLink::connect(options, functions::LIBRARY).await.map_err(at_start)?;
     let (events, receiver) = mpsc::channel(EVENTS);
     let tasks = TaskTracker::new();
     tasks.spawn(listening::follow(told, keys.clone(), events));
     let functions = Functions { keys, one_slot: !link.is_cluster() };
     Ok((Arc::new(Redis { link, functions, cursors: Mutex::default(), tasks }), receiver))
-}
-
-fn broker_options(options: &StoreOptions) -> BrokerOptions {
-    BrokerOptions {
-        prefix: options.prefix.clone(),
-        user: options.user.clone(),
-        password: options.password.clone(),
-        tls_ca_file: options.tls_ca_file.clone(),
-        tls_cert_file: options.tls_cert_file.clone(),
-        tls_key_file: options.tls_key_file.clone(),
-        connect_timeout: options.connect_timeout,
-        request_timeout: options.request_timeout,
-        client_name: options.client_name.clone(),
-        ..BrokerOptions::new(options.url.clone())
-    }
 }
 
 /// The store's word for what the broker calls `broker`.

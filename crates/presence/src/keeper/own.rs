@@ -275,8 +275,7 @@ impl OwnRows {
                 }
                 (_, true) => Call::Unnote { incarnation, places: self.take_alike(queue, place, true) },
                 (Note::Yes, false) => {
-                    own.busy = true;
-                    own.queue = None;
+                    own.begin_call();
                     Call::Write(own.begin_write(place, incarnation))
                 }
             });
@@ -292,7 +291,7 @@ impl OwnRows {
         };
         // Each at once: one that stands in the queue twice is taken once, or its answer would be taken twice.
         if let Some(own) = self.places.get_mut(&first) {
-            own.begin_noting();
+            own.begin_call();
         }
         let mut alike = vec![first];
         while alike.len() < PLACES_PER_NOTE
@@ -303,7 +302,7 @@ impl OwnRows {
             && own.rows.is_empty() == is_empty
             && (is_empty || own.note != Note::Yes)
         {
-            own.begin_noting();
+            own.begin_call();
             alike.extend(waiting.pop_front());
         }
         alike
@@ -414,7 +413,7 @@ impl OwnRows {
 }
 
 impl OwnPlace {
-    fn begin_noting(&mut self) {
+    fn begin_call(&mut self) {
         self.busy = true;
         self.queue = None;
     }
