@@ -188,7 +188,8 @@ fn without_recovery(message: ShardMessage) -> ShardMessage {
     }
 }
 
-fn bytes_of(message: &ShardMessage) -> usize {
+/// Bytes of the publication in it; 0 for all that is none.
+pub(crate) fn bytes_of(message: &ShardMessage) -> usize {
     match message {
         ShardMessage::Publication { publication, .. } => publication.bytes(),
         _ => 0,

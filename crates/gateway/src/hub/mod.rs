@@ -30,7 +30,7 @@ use tracing::{debug, warn};
 pub(crate) use history::HistoryConfig;
 use history::{Histories, Told};
 use link::ShardLink;
-pub(crate) use link::{STALLED, ShardInbox, ShardInboxReceiver, shard_inbox};
+pub(crate) use link::{STALLED, ShardInbox, ShardInboxReceiver, bytes_of, shard_inbox};
 use message::{HubRequest, ShardId, ShardMessage, SlotId, Targets};
 use metrics::HubMetrics;
 use topics::{InterestState, TopicState, TopicTable};

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::{
     encoding::EncodedPublication,
     hub::{
-        ShardInbox,
+        ShardInbox, bytes_of,
         message::{ShardMessage, SlotId, Targets},
     },
     limits::{PRESENCE_BACKLOG_BYTES, SHARD_STALL},
@@ -136,13 +136,6 @@ impl Outlet {
 
 fn announcement(slot: SlotId, publication: Arc<EncodedPublication>) -> ShardMessage {
     ShardMessage::Publication { targets: Targets::One(slot), publication }
-}
-
-fn bytes_of(message: &ShardMessage) -> usize {
-    match message {
-        ShardMessage::Publication { publication, .. } => publication.bytes(),
-        _ => 0,
-    }
 }
 
 #[cfg(test)]
