@@ -2,11 +2,12 @@
 
 SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+INSTRUCTIONS := cargo run --quiet --locked --profile instructions -p fanfare-instructions --
 
-.PHONY: run build test lint docs conformance chaos presence fuzz bench servers help
+.PHONY: run build test lint docs conformance chaos presence fuzz bench instructions instructions-accept valgrind servers help
 
 help: ## Show this
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 run: build ## The gateway in development mode, with its broker inside
 	@$(TARGET)/debug/fanfare-gateway
@@ -43,6 +44,15 @@ fuzz: ## A minute for each fuzz target
 bench: servers ## Fan-out side by side: the floor, a node, and the peers that are installed (some minutes)
 	cargo build --release --locked --bins
 	bench/run.py $(BENCH)
+
+instructions: valgrind ## Instructions of hot functions, held against bench/instructions/baseline.json: fails on more than +5 %
+	$(INSTRUCTIONS) check $(if $(PROFILES),--profiles $(PROFILES))
+
+instructions-accept: valgrind ## Makes what is counted now that baseline
+	$(INSTRUCTIONS) accept $(if $(PROFILES),--profiles $(PROFILES))
+
+valgrind:
+	@tests/install-valgrind.sh
 
 servers: ## What the tests need from Debian
 	@tests/install-servers.sh
