@@ -7,7 +7,7 @@ mod process;
 mod publisher;
 mod socket;
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -21,11 +21,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// A server that does nothing but send(): what the kernel itself costs.
-    Floor {
-        /// Where to listen for clients. A publish is one line `COUNT FRAME_BYTES` on the same port.
-        #[arg(long, default_value = "127.0.0.1:0")]
-        listen: SocketAddr,
-    },
+    Floor(floor::Options),
     /// One channel, many sockets: CPU of the server per delivery, and latency.
     Fanout(Box<fanout::Options>),
 }
@@ -48,7 +44,7 @@ impl LoadError {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Floor { listen } => floor::run(listen),
+        Command::Floor(options) => floor::run(&options),
         Command::Fanout(options) => fanout::run(&options),
     };
     match result {

@@ -92,7 +92,9 @@ impl Publisher {
         let (epoch, bytes) = (self.epoch, self.bytes);
         let now = || epoch.elapsed().as_nanos() as u64;
         match &mut self.route {
-            Route::Floor(stream) => write(stream, format!("{count} {}\n", bytes + ENVELOPE).as_bytes()).await,
+            Route::Floor(stream) => {
+                write(stream, format!("{count} {} * {}\n", bytes + ENVELOPE, now()).as_bytes()).await
+            }
             Route::Nats { client, subject } => {
                 for _ in 0..count {
                     let published = client.publish(subject.clone(), event(now(), bytes).into()).await;
