@@ -58,11 +58,8 @@ impl Comparison {
         let mut names: Vec<_> = baseline.keys().chain(counted.keys()).cloned().collect();
         names.sort();
         names.dedup();
-        let row = |name: String| Row {
-            counted: counted.get(&name).copied(),
-            baseline: baseline.get(&name).copied(),
-            name,
-        };
+        let row =
+            |name: String| Row { counted: counted.get(&name).copied(), baseline: baseline.get(&name).copied(), name };
         Self { rows: names.into_iter().map(row).collect() }
     }
 
@@ -99,7 +96,8 @@ impl Comparison {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.table())?;
-        let [more, new, gone, less] = [Verdict::More, Verdict::New, Verdict::Gone, Verdict::Less].map(|v| self.count(v));
+        let [more, new, gone, less] =
+            [Verdict::More, Verdict::New, Verdict::Gone, Verdict::Less].map(|v| self.count(v));
         if more > 0 {
             writeln!(f, "{more} cost more than {:.0} % above the baseline.", BOUND * 100.0)?;
         }

@@ -80,10 +80,7 @@ fn run(mut arguments: impl Iterator<Item = String>) -> Result<ExitCode, Failure>
     }
 }
 
-fn check(
-    baseline: &Baseline,
-    counted: impl FnOnce() -> Result<Baseline, Failure>,
-) -> Result<ExitCode, Failure> {
+fn check(baseline: &Baseline, counted: impl FnOnce() -> Result<Baseline, Failure>) -> Result<ExitCode, Failure> {
     let counted = counted()?;
     baseline.environment.check(&counted.environment).map_err(Failure::Environment)?;
     let comparison = Comparison::new(&baseline.counts, &counted.counts);
@@ -98,7 +95,11 @@ fn accept(path: &Path, counted: Baseline) -> Result<ExitCode, Failure> {
     let old = read(path).map_or_else(|_| Counts::new(), |old| old.counts);
     writeln!(io::stdout(), "{}", Comparison::new(&old, &counted.counts).table())?;
     counted.write(path).map_err(|error| Failure::File { path: path.to_owned(), error })?;
-    writeln!(io::stdout(), "{} has these counts now; commit it, and say in the message why they changed", path.display())?;
+    writeln!(
+        io::stdout(),
+        "{} has these counts now; commit it, and say in the message why they changed",
+        path.display()
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

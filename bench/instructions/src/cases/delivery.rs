@@ -57,7 +57,9 @@ fn outbox(counter: &mut Counter, shard: &mut ShardAlone) {
     let frame = frame.frame(Frame::Json, &mut deflater);
     let (piece, frame_bytes) = (SharedPiece::from(frame), frame.len());
     let shard = RefCell::new(shard);
-    for (name, pieces) in [("outbox: push and flush, one piece", 1), ("outbox: push and flush, each of 10 pieces", BURST)] {
+    for (name, pieces) in
+        [("outbox: push and flush, one piece", 1), ("outbox: push and flush, each of 10 pieces", BURST)]
+    {
         let work = || shard.borrow().push_and_flush(&piece, pieces);
         counter.rounds(name, (ROUNDS, pieces), work, || shard.borrow_mut().read(frame_bytes * pieces));
     }

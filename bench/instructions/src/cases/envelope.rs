@@ -32,7 +32,8 @@ pub fn count(counter: &mut Counter) {
     for (size, bytes) in [("128 B", 128), ("1 KiB", 1024)] {
         for (fields, text) in [("required fields", short(bytes)), ("all fields", full(bytes))] {
             let body = Body::new(text);
-            let parse = |body: &mut Body| body.envelope(limits::PUBLICATION_BYTES).expect("it is an envelope").timestamp;
+            let parse =
+                |body: &mut Body| body.envelope(limits::PUBLICATION_BYTES).expect("it is an envelope").timestamp;
             counter.case(format!("envelope: parse, {size}, {fields}"), 256, |_| body.clone(), parse);
         }
     }

@@ -56,16 +56,26 @@ fn in_two_reads(counter: &mut Counter, frame: &[u8]) {
 }
 
 fn commands(counter: &mut Counter) {
-    counter.case("command: decode, subscribe, JSON", 256, |_| (), |()| {
-        let mut decoded = 0;
-        json::decode_frame(SUBSCRIBE, |command| decoded += usize::from(command.is_ok()));
-        decoded
-    });
+    counter.case(
+        "command: decode, subscribe, JSON",
+        256,
+        |_| (),
+        |()| {
+            let mut decoded = 0;
+            json::decode_frame(SUBSCRIBE, |command| decoded += usize::from(command.is_ok()));
+            decoded
+        },
+    );
     let mut packed = Vec::new();
     msgpack::json_to_msgpack(SUBSCRIBE.as_bytes(), &mut packed).expect("it is JSON");
-    counter.case("command: decode, subscribe, MessagePack", 256, |_| (), |()| {
-        let mut decoded = 0;
-        msgpack::decode_frame(&packed, |command| decoded += usize::from(command.is_ok()));
-        decoded
-    });
+    counter.case(
+        "command: decode, subscribe, MessagePack",
+        256,
+        |_| (),
+        |()| {
+            let mut decoded = 0;
+            msgpack::decode_frame(&packed, |command| decoded += usize::from(command.is_ok()));
+            decoded
+        },
+    );
 }

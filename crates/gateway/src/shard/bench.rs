@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ahash::RandomState;
 use fanfare_protocol::{Tenant, Topic};
 use fanfare_session::{Access, Asked, Namespace, NamespaceTable, OpId, Start};
 use tokio::net::TcpListener;
@@ -63,8 +62,7 @@ impl ShardAlone {
         let (hub_requests, hub) = mpsc::channel(64);
         let (publishes, _publishes) = mpsc::channel(64);
         let shard = Shard::new(context(hub_requests, publishes));
-        let mut alone =
-            Self { shard, hub, slots: Vec::new(), clients: Vec::new(), got: vec![0; 1 << 16], _publishes };
+        let mut alone = Self { shard, hub, slots: Vec::new(), clients: Vec::new(), got: vec![0; 1 << 16], _publishes };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         for channel in 0..channels {
             for _ in 0..clients {
@@ -162,7 +160,7 @@ impl TopicsAlone {
     #[must_use]
     pub fn new(names: impl IntoIterator<Item = Topic>) -> Self {
         let tenant = Tenant::default();
-        let mut topics = ShardTopics::with_hasher(RandomState::with_seeds(1, 2, 3, 4));
+        let mut topics = ShardTopics::default();
         for topic in names {
             let connection = ConnectionId { index: 0, generation: 0 };
             let waiting = Waiting { connection, op: OpId(0), start: Start::default(), given_up: false };
