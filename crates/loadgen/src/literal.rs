@@ -11,6 +11,13 @@ pub(crate) struct Literal {
     pub(crate) binary: bool,
 }
 
+impl Literal {
+    /// Of the WebSocket message that it makes: 1 for text, 2 for bytes.
+    pub(crate) fn opcode(&self) -> u8 {
+        if self.binary { 2 } else { 1 }
+    }
+}
+
 impl FromStr for Literal {
     type Err = LoadError;
 
