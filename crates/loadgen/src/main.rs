@@ -10,7 +10,7 @@ mod tally;
 mod target;
 mod token;
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -24,11 +24,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// A server that does nothing but send(): what the kernel itself costs.
-    Floor {
-        /// Where to listen for clients. A publish is one line `COUNT FRAME_BYTES` on the same port.
-        #[arg(long, default_value = "127.0.0.1:0")]
-        listen: SocketAddr,
-    },
+    Floor(floor::Options),
     /// Many sockets, in rounds: CPU of the server per delivery, and latency.
     Fanout(Box<fanout::Options>),
 }
@@ -58,7 +54,7 @@ fn say(figures: &serde_json::Value) {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Floor { listen } => floor::run(listen),
+        Command::Floor(options) => floor::run(&options),
         Command::Fanout(options) => fanout::run(&options),
     };
     match result {

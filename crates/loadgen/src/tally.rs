@@ -35,6 +35,7 @@ pub(crate) struct Tally {
     opening: Vec<Duration>,
 }
 
+#[allow(dead_code, reason = "paced scenarios use what fan-out does not")]
 impl Tally {
     /// For the target's sockets. Times in events count from `epoch`.
     pub(crate) fn new(target: &Target, steady: usize, epoch: Instant) -> Self {
@@ -47,7 +48,7 @@ impl Tally {
             received: vec![0; target.sockets],
             // By a hash, so that channels and servers, which are dealt out in turn, are all in the sample.
             sampled: (0..target.sockets as u64)
-                .map(|socket| socket < steady as u64 && (socket * 0x9E37_79B9 >> 16) % every == 0)
+                .map(|socket| socket < steady as u64 && ((socket * 0x9E37_79B9) >> 16) % every == 0)
                 .collect(),
             total: 0,
             steady,
