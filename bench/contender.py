@@ -40,6 +40,13 @@ class Running:
             words += ["--broker-pid", self.broker.pid]
         return words + self.options
 
+    def told(self):
+        """What the processes themselves say once the load is gone."""
+        figures = {"rss_mib": sum(server.resident() for server in self.servers) / 2**20}
+        nodes = [server for server in self.servers if server.internal]
+        reads = [value for node in nodes for name, value in node.metrics().items() if name.startswith("fanfare_history_reads_total")]
+        return figures | ({"history_reads": sum(reads)} if nodes else {})
+
     def said(self):
         return "".join(server.said() for server in self.servers)
 
@@ -78,7 +85,7 @@ class Floor(Contender):
 
     def start(self, setup):
         command = [TARGET / "fanfare-load", "floor", "--listen", f"{HOST}:0"] + (["--join"] if self.joined else [])
-        options = ["--publish", "floor", "--path", "/?channel={n}", "--subscribed", "", "--marker", ""]
+        options = ["--publish", "floor", "--path", "/?channel={n}", "--subscribed", ""]
         return Running([Server("floor", command, SERVER_CORE, ready=True)], options)
 
 

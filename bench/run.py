@@ -17,7 +17,7 @@ import machine
 import targets
 from contender import Fanfare, Floor
 from measure import groups_of, run_group
-from named import Centrifugo
+from named import Centrifugo, Sockudo
 from peers import Mosquitto, Nats, Nchan, SocketIo
 from results import Results
 from scenarios import SCENARIOS
@@ -85,7 +85,7 @@ def measured(arguments):
 
 
 def chosen(arguments):
-    contenders = [Floor(), Fanfare(), Nats(), Nchan(), Mosquitto(), SocketIo(), Centrifugo()]
+    contenders = [Floor(), Fanfare(), Nats(), Nchan(), Mosquitto(), SocketIo(), Centrifugo(), Sockudo()]
     if arguments.against:
         contenders.insert(2, Fanfare("before", arguments.against))
     if arguments.only:

@@ -1,7 +1,7 @@
 """Markdown tables of results. Pure."""
 import dataclasses
 
-from results import FLOOR, number, spread
+from results import number, spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,4 +79,4 @@ P50 = Column("p50", "latency_p50_ms", "ms", 1)
 P99 = Column("p99", "latency_p99_ms", "ms", 1)
 P99_FLOOR = Column("p99", "latency_p99_ms", "ms", 1, times_floor=True)
 MEMORY = Column("memory per socket", "idle_bytes_per_socket", "KiB", scale=1 / 1024)
-__all__ = ["BROKER", "CPU", "Column", "FLOOR", "MEMORY", "P50", "P99", "P99_FLOOR", "row", "table"]
+RSS = Column("RSS", "rss_mib", "MiB", 1)
