@@ -1,11 +1,14 @@
 //! `fanfare-load`: load from outside. It speaks only the protocol, so it checks a node as a client would.
 
+mod engine;
 mod fanout;
 mod floor;
 mod literal;
 mod process;
 mod publisher;
-mod socket;
+mod tally;
+mod target;
+mod token;
 
 use std::process::ExitCode;
 
@@ -22,7 +25,7 @@ struct Arguments {
 enum Command {
     /// A server that does nothing but send(): what the kernel itself costs.
     Floor(floor::Options),
-    /// One channel, many sockets: CPU of the server per delivery, and latency.
+    /// Many sockets, in rounds: CPU of the server per delivery, and latency.
     Fanout(Box<fanout::Options>),
 }
 
@@ -40,6 +43,13 @@ impl LoadError {
         let what = what.into();
         |reason| Self::Io { what, reason }
     }
+}
+
+/// Prints figures as one line of JSON.
+fn say(figures: &serde_json::Value) {
+    use std::io::Write as _;
+    // Whoever has gone away does not want them.
+    let _ = writeln!(std::io::stdout(), "{figures}");
 }
 
 fn main() -> ExitCode {
