@@ -74,7 +74,10 @@ class Contender:
 
 
 class Floor(Contender):
-    """Handshakes, and then nothing but send(); with `joined` one write for all that is published at once."""
+    """Handshakes, and then nothing but send(); with `joined` one write for all that is published at once. With history it sends
+    one message right after each handshake, as large as what a node's clients have missed in a storm."""
+
+    MISSED = 10 * (128 + 90)
 
     def __init__(self, joined=False):
         self.joined = joined
@@ -85,6 +88,7 @@ class Floor(Contender):
 
     def start(self, setup):
         command = [TARGET / "fanfare-load", "floor", "--listen", f"{HOST}:0"] + (["--join"] if self.joined else [])
+        command += ["--greet", self.MISSED] if setup.history else []
         options = ["--publish", "floor", "--path", "/?channel={n}", "--subscribed", ""]
         return Running([Server("floor", command, SERVER_CORE, ready=True)], options)
 

@@ -79,6 +79,8 @@ class Storm(Scenario):
         Column("time", "seconds", "s", 2, times_floor=True),
         Column("CPU", "cpu_s", "s", 2),
         Column("broker's CPU", "broker_cpu_s", "s", 3),
+        Column("CPU of the cut", "cut_cpu_s", "s", 2),
+        Column("p99 of a return", "latency_p99_ms", "ms", 0),
         Column("recovered", "recovered", "", 0),
         Column("lost", "lost", "", 0),
         Column("history reads", "history_reads", "", 0),
@@ -91,9 +93,10 @@ class Storm(Scenario):
         for sockets in [5_000] if quick else [5_000, 15_000]:
             who = contenders if sockets == 5_000 else ours(contenders)
             for contender in who:
-                node = not contender.peer and contender.name != "floor"
-                command = load("storm", sockets=sockets, messages=self.MESSAGES, recover=node)
-                cases.append(Case(contender, {"sockets": sockets}, [Step(command)], Setup(history=node)))
+                floor = contender.name == "floor"
+                options = {} if contender.peer else {"expect": 1} if floor else {"recover": True}
+                command = load("storm", sockets=sockets, messages=self.MESSAGES, **options)
+                cases.append(Case(contender, {"sockets": sockets}, [Step(command)], Setup(history=not contender.peer)))
         return cases
 
 
