@@ -4,11 +4,15 @@ mod engine;
 mod fanout;
 mod floor;
 mod literal;
+mod pacing;
 mod process;
 mod publisher;
+mod rate;
+mod saturate;
 mod tally;
 mod target;
 mod token;
+mod traffic;
 
 use std::process::ExitCode;
 
@@ -27,6 +31,10 @@ enum Command {
     Floor(floor::Options),
     /// Many sockets, in rounds: CPU of the server per delivery, and latency.
     Fanout(Box<fanout::Options>),
+    /// Messages at an even pace: latency, and what slow and churning sockets do to the others.
+    Rate(Box<rate::Options>),
+    /// As many messages as the server takes: deliveries per second.
+    Saturate(Box<saturate::Options>),
 }
 
 /// What went wrong, for people.
@@ -56,6 +64,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Floor(options) => floor::run(&options),
         Command::Fanout(options) => fanout::run(&options),
+        Command::Rate(options) => rate::run(&options),
+        Command::Saturate(options) => saturate::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
