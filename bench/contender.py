@@ -138,6 +138,7 @@ class Fanfare(Contender):
         if setup.presence:
             wanted["FANFARE_NAMESPACES__BENCH__PRESENCE"] = "true"
             wanted["FANFARE_STORE"] = self.redis()
+            wanted["FANFARE_PRESENCE__GRACE"] = "0s"
         return [f"{name}={value}" for name, value in wanted.items()]
 
     def broker(self, setup):

@@ -102,7 +102,10 @@ class Storm(Scenario):
 
 class PresenceChurn(Scenario):
     name, title = "presence", "Presence churn"
-    about = "Members of channels with presence leave and join, while the others of the channel are told; rows are in Redis, whose CPU is not in these figures."
+    about = (
+        "Members of channels with presence leave and join, half of the changes each, while one watcher per channel is told. `presence.grace` is 0, so "
+        "that each of them is a change; else whoever is back within five seconds was never gone. Rows are in Redis, whose CPU is not in these figures."
+    )
     columns = [
         Column("CPU per change", "cpu_us_per_change", "µs", 1, spread=True),
         Column("broker's CPU", "broker_us_per_change", "µs", 1),
