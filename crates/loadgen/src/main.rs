@@ -1,11 +1,18 @@
 //! `fanfare-load`: load from outside. It speaks only the protocol, so it checks a node as a client would.
 
+mod engine;
 mod fanout;
 mod floor;
 mod literal;
+mod pacing;
 mod process;
 mod publisher;
-mod socket;
+mod rate;
+mod saturate;
+mod tally;
+mod target;
+mod token;
+mod traffic;
 
 use std::process::ExitCode;
 
@@ -22,8 +29,12 @@ struct Arguments {
 enum Command {
     /// A server that does nothing but send(): what the kernel itself costs.
     Floor(floor::Options),
-    /// One channel, many sockets: CPU of the server per delivery, and latency.
+    /// Many sockets, in rounds: CPU of the server per delivery, and latency.
     Fanout(Box<fanout::Options>),
+    /// Messages at an even pace: latency, and what slow and churning sockets do to the others.
+    Rate(Box<rate::Options>),
+    /// As many messages as the server takes: deliveries per second.
+    Saturate(Box<saturate::Options>),
 }
 
 /// What went wrong, for people.
@@ -42,10 +53,19 @@ impl LoadError {
     }
 }
 
+/// Prints figures as one line of JSON.
+fn say(figures: &serde_json::Value) {
+    use std::io::Write as _;
+    // Whoever has gone away does not want them.
+    let _ = writeln!(std::io::stdout(), "{figures}");
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Floor(options) => floor::run(&options),
         Command::Fanout(options) => fanout::run(&options),
+        Command::Rate(options) => rate::run(&options),
+        Command::Saturate(options) => saturate::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
