@@ -30,6 +30,11 @@ impl Begun {
         self.read.first().copied()
     }
 
+    /// Waits until the runtime knows that the socket can be written.
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        self.stream.writable().await
+    }
+
     /// The socket, and what was not read again.
     pub(super) fn into_parts(mut self) -> (TcpStream, Vec<u8>) {
         self.read.drain(..self.taken);

@@ -128,6 +128,10 @@ impl PublicHttp {
 
     /// Serves a socket whose request is not plain: until it is handed to the shard, or, over HTTP/2, until it ends.
     async fn serve(self: Arc<Self>, shard: Rc<Shard>, begun: Begun, in_handshake: InHandshake) {
+        // The runtime may not have heard yet that it is; hyper gives up an answer to what is no HTTP that it cannot write.
+        if !matches!(tokio::time::timeout(self.handshake_timeout, begun.writable()).await, Ok(Ok(()))) {
+            return count_refused("http");
+        }
         // One byte tells: only the preface of HTTP/2 (RFC 9113 section 3.4) and methods that are refused begin with a P.
         match begun.first() {
             Some(b'P') => self.serve_http2(shard, begun, in_handshake).await,
