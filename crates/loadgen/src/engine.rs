@@ -326,7 +326,7 @@ impl<H: Hooks> Hooks for Watching<'_, H> {
 }
 
 /// An address of this machine that other runs do not use at the same time.
-fn local_address(number: usize) -> SocketAddr {
+pub(crate) fn local_address(number: usize) -> SocketAddr {
     let [_, _, high, low] = std::process::id().to_be_bytes();
     let address = Ipv4Addr::new(127, 2 + (number / SOCKETS_PER_ADDRESS) as u8, high, low.clamp(1, 254));
     SocketAddr::new(IpAddr::V4(address), 0)
