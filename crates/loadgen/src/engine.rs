@@ -66,7 +66,6 @@ pub(crate) struct Engine<'a> {
     publisher: Option<Publisher>,
 }
 
-#[allow(dead_code, reason = "scenarios that cut, stop and answer use what fan-out does not")]
 impl<'a> Engine<'a> {
     /// As many sockets as the target says, none of them connected. At most `concurrency` connect at one time.
     pub(crate) fn new(target: &'a Target, concurrency: usize) -> Result<Self, LoadError> {

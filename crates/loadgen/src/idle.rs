@@ -12,8 +12,8 @@ use socket2::{Domain, Socket, Type};
 use crate::{
     LoadError,
     engine::{CONNECTING, Engine, local_address},
+    opening::Opening,
     process,
-    tally::Tally,
     target::Target,
 };
 
@@ -53,11 +53,11 @@ pub(crate) fn run(options: &Options) -> Result<(), LoadError> {
 }
 
 fn sockets(target: &Target, settle: Duration) -> Result<u64, LoadError> {
-    let mut tally = Tally::new(target, target.sockets, Instant::now());
+    let mut opening = Opening::default();
     let mut engine = Engine::new(target, CONNECTING)?;
-    engine.open_all(OPENING, &mut tally)?;
-    engine.run(Instant::now() + settle, &mut tally, |_, tally| tally.closed() > 0)?;
-    tally.all_are_there()?;
+    engine.open_all(OPENING, &mut opening)?;
+    engine.run(Instant::now() + settle, &mut opening, |_, opening| opening.failed())?;
+    opening.check()?;
     process::anonymous_bytes(&target.pids)
 }
 

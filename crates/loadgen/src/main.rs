@@ -6,13 +6,18 @@ mod floor;
 mod handshake;
 mod idle;
 mod literal;
+mod opening;
+mod pacing;
 mod presence;
 mod process;
 mod publisher;
+mod rate;
+mod saturate;
 mod storm;
 mod tally;
 mod target;
 mod token;
+mod traffic;
 
 use std::process::ExitCode;
 
@@ -39,6 +44,10 @@ enum Command {
     Presence(Box<presence::Options>),
     /// All sockets are cut at once and come back at once, for what they missed too: how long it takes.
     Storm(Box<storm::Options>),
+    /// Messages at an even pace: latency, and what slow and churning sockets do to the others.
+    Rate(Box<rate::Options>),
+    /// As many messages as the server takes: deliveries per second.
+    Saturate(Box<saturate::Options>),
 }
 
 /// What went wrong, for people.
@@ -72,6 +81,8 @@ fn main() -> ExitCode {
         Command::Idle(options) => idle::run(&options),
         Command::Presence(options) => presence::run(&options),
         Command::Storm(options) => storm::run(&options),
+        Command::Rate(options) => rate::run(&options),
+        Command::Saturate(options) => saturate::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -56,7 +56,6 @@ impl Usage {
     }
 }
 
-#[allow(dead_code, reason = "paced scenarios use what fan-out does not")]
 impl Spent {
     /// Of a CPU time, the share of a core.
     pub(crate) fn share(&self, cpu: Duration) -> f64 {
