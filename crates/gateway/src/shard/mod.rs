@@ -6,6 +6,7 @@
 
 mod actions;
 mod aside;
+pub(crate) mod bench;
 mod connection;
 mod delivery;
 mod greeting;
