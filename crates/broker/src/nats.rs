@@ -37,6 +37,7 @@ mod api;
 mod connect;
 mod echo;
 mod inflow;
+mod intake;
 mod keeper;
 mod link;
 mod manage;
