@@ -3,10 +3,10 @@
 SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build test lint docs conformance chaos presence fuzz bench servers help
+.PHONY: run build test lint docs conformance chaos presence fuzz bench bench-quick servers help
 
 help: ## Show this
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 run: build ## The gateway in development mode, with its broker inside
 	@$(TARGET)/debug/fanfare-gateway
@@ -16,6 +16,7 @@ build: ## The gateway and the command line, unoptimised
 
 test: servers ## All tests; installs nats-server and redis-server if they are missing
 	cargo test --workspace --locked
+	cd bench && python3 -m unittest --quiet
 	cargo build --locked -p fanfare-gateway --example ws_echo
 	WS_ECHO_BIN=$(TARGET)/debug/examples/ws_echo tests/autobahn/run.sh short
 
@@ -40,9 +41,13 @@ presence: servers ## Presence counted for half a minute, 10,000 members, a store
 fuzz: ## A minute for each fuzz target
 	fuzz/run.sh 60
 
-bench: servers ## Fan-out side by side: the floor, a node, and the peers that are installed (some minutes)
+bench: servers ## Everything in docs/benchmarks.md side by side: the floor, a node, and the peers that are there (about 40 minutes)
 	cargo build --release --locked --bins
-	bench/run.py $(BENCH)
+	bench/run.py --write $(BENCH)
+
+bench-quick: servers ## Its essential scenarios in about five minutes; prints only
+	cargo build --release --locked --bins
+	bench/run.py --quick $(BENCH)
 
 servers: ## What the tests need from Debian
 	@tests/install-servers.sh

@@ -1,141 +1,156 @@
 #!/usr/bin/env python3
-"""Fan-out side by side: the floor, a node, and the peers that are installed, interleaved in one run.
+"""Measures side by side, interleaved in one run: the floor, a node, and the peers that are there.
 
-Every server runs on the first core, the load and the broker on the second, so that a server's CPU time is its own.
-Figures are medians over the rounds with their spread; CPU is compared with the floor of the same run.
-With --idle: memory per idle connection instead.
+Every server runs on the first core, the load and the brokers on the second, so that a server's CPU time is its own. Each
+run writes all raw figures with the machine and versions to target/bench/, and prints tables. `--render FILE` prints (and
+with `--write` puts into docs/benchmarks.md) what an earlier run has measured.
 """
 import argparse
+import datetime
 import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
+import time
 
+import charts
+import document
+import machine
+import targets
+from contender import Fanfare, Floor
+from measure import groups_of, run_group
+from named import Centrifugo
 from peers import Mosquitto, Nats, Nchan, SocketIo
-from servers import HOST, LOAD_CORE, TARGET, Fanfare, Floor, NotListening
+from results import Results
+from scenarios import SCENARIOS
+from servers import TARGET
 
-ATTEMPTS = 5  # to start a server, each with other ports
-SETTLE = 10  # seconds until an allocator has given back what handshakes needed
+QUICK = ["fanout", "channels", "saturation", "latency", "idle", "handshake", "storm"]
 
 
 def main():
+    arguments = parse()
+    if arguments.list:
+        for scenario in SCENARIOS:
+            print(f"{scenario.name:12} {scenario.title}. {scenario.about}")
+        return 0
+    if arguments.render:
+        with open(arguments.render[0]) as file:
+            run = json.load(file)
+        for further in arguments.render[1:]:
+            with open(further) as file:
+                run = joined(run, json.load(file))
+        print(rendered(run))
+    else:
+        run = measured(arguments)
+        print(targets.table(run["results"]))
+    if arguments.write:
+        written(run)
+    return 1 if any("error" in result for result in run["results"]) else 0
+
+
+def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sockets", type=int, nargs="+", default=[1_000, 10_000])
-    parser.add_argument("--bytes", type=int, default=128, help="bytes of an event's data")
-    parser.add_argument("--bursts", type=int, nargs="+", default=[1, 10], help="messages that are published at once")
-    parser.add_argument("--runs", type=int, default=3, help="interleaved runs of each server")
-    parser.add_argument("--only", nargs="+", help="servers to measure; the floor always, except for --idle")
-    parser.add_argument("--idle", type=int, metavar="SOCKETS", help="memory per idle connection at so many")
+    names = [scenario.name for scenario in SCENARIOS]
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(names)}; all unless named")
+    parser.add_argument("--only", nargs="+", metavar="SERVER", help="servers to measure; the floor always")
+    parser.add_argument("--runs", type=int, default=3, help="interleaved runs of each server (3)")
+    parser.add_argument("--quick", action="store_true", help="essential scenarios, fewer sizes, peers once")
+    parser.add_argument("--against", metavar="BINARY", help="another build of the node, measured beside this one as `before`")
+    parser.add_argument("--write", action="store_true", help="write tables and charts into docs/")
+    parser.add_argument("--render", nargs="+", metavar="FILE", help="measure nothing; show what these runs have measured")
+    parser.add_argument("--list", action="store_true", help="say what each scenario is")
     arguments = parser.parse_args()
+    if unknown := set(arguments.scenarios) - set(names):
+        parser.error(f"{', '.join(unknown)}: not a scenario; there are {', '.join(names)}")
+    return arguments
 
-    servers = [Floor(), Fanfare(), Nats(), Nchan(), Mosquitto(), SocketIo()]
+
+def measured(arguments):
+    contenders = chosen(arguments)
+    run = {"begun": datetime.datetime.now().isoformat(timespec="seconds"), "quick": arguments.quick, "results": [], "seconds": {}}
+    run |= {"machine": machine.machine(), "build": machine.build(), "load_average": {"begin": machine.load_average()}}
+    try:
+        present = [contender for contender in contenders if not told_missing(contender)]
+        run["versions"] = [text for text in (contender.versions() for contender in present) if text]
+        wanted = arguments.scenarios or (QUICK if arguments.quick else [scenario.name for scenario in SCENARIOS])
+        for scenario in SCENARIOS:
+            if scenario.name in wanted:
+                measure_scenario(scenario, present, arguments, run)
+    finally:
+        for contender in contenders:
+            contender.end()
+        run["load_average"]["end"] = machine.load_average()
+        print(f"\nAll figures: {kept(run)}")
+    print(machine.sentence(run) + "\n")
+    return run
+
+
+def chosen(arguments):
+    contenders = [Floor(), Fanfare(), Nats(), Nchan(), Mosquitto(), SocketIo(), Centrifugo()]
+    if arguments.against:
+        contenders.insert(2, Fanfare("before", arguments.against))
     if arguments.only:
-        servers = [server for server in servers if server.name in {"floor", *arguments.only}]
-    measured = []
-    try:
-        for server in servers:
-            if server.missing:
-                print(f"{server.name} is left out. To measure it: {server.missing}")
-            else:
-                measured.append(server)
-        print(f"{platform.processor() or platform.machine()}, Linux {platform.release()}, {os.cpu_count()} cores; {arguments.runs} runs")
-        print("; ".join(filter(None, (server.versions() for server in measured))) + "\n", flush=True)
-        if arguments.idle:
-            idle(measured, arguments)
-        else:
-            fan_out(measured, arguments)
-    finally:
-        for server in servers:
-            server.end()
+        contenders = [each for each in contenders if each.name in {"floor", "before", *arguments.only}]
+    return contenders
 
 
-def fan_out(servers, arguments):
-    print(f"{arguments.bytes} B of data:\n")
-    print("| sockets | burst | server | CPU per delivery | × floor | spread | broker's CPU | p50 | p99 | idle memory per socket |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for sockets in arguments.sockets:
-        for burst in arguments.bursts:
-            compare(servers, sockets, burst, arguments)
+def told_missing(contender):
+    if contender.missing:
+        print(f"{contender.name} is left out. To measure it: {contender.missing}")
+    return contender.missing
 
 
-def compare(servers, sockets, burst, arguments):
-    figures = {server.name: [] for server in servers}
-    rounds = max(20, 400_000 // (sockets * burst))
-    for _ in range(arguments.runs):
-        for server in servers:
-            load = ["--sockets", sockets, "--rounds", rounds, "--burst", burst, "--bytes", arguments.bytes]
-            figures[server.name].append(measure(server, load))
-    base = statistics.median(run["cpu_us_per_delivery"] for run in figures["floor"])
-    for name, runs in figures.items():
-        cpu = sorted(run["cpu_us_per_delivery"] for run in runs)
-        median = statistics.median(cpu)
-        cells = [f"{sockets:,}", burst, name, f"{median:.2f} µs", f"{median / base:.2f}", f"{cpu[0]:.2f}–{cpu[-1]:.2f}"]
-        cells += [shown(runs, "broker_us_per_delivery", "µs", 3), shown(runs, "latency_p50_ms", "ms"), shown(runs, "latency_p99_ms", "ms")]
-        idle_bytes = statistics.median(run["idle_bytes_per_socket"] for run in runs)
-        print(row([*cells, f"{idle_bytes / 1024:.2f} KiB"]), flush=True)
+def measure_scenario(scenario, contenders, arguments, run):
+    begun = time.monotonic()
+    print(f"\n## {scenario.title}\n", flush=True)
+    results = []
+    peer_runs = 1 if arguments.quick else arguments.runs
+    for group in groups_of(scenario.cases(contenders, arguments.quick)):
+        found = run_group(scenario, group, arguments.runs, peer_runs)
+        print(scenario.render(Results(found)) + "\n", flush=True)
+        results += found
+    run["results"] += results
+    run["seconds"][scenario.name] = round(time.monotonic() - begun)
+    print(f"{scenario.title}: {run['seconds'][scenario.name]} s", flush=True)
 
 
-def idle(servers, arguments):
-    """One channel for all connections, on every server; a channel for each, on a node."""
-    print(f"{arguments.idle:,} idle, subscribed, anonymous connections, read {SETTLE} s after the last:\n")
-    print("| server | broker | channel | memory per connection | spread |")
-    print("| --- | --- | --- | --- | --- |")
-    own = ["--path", "/ws?channels=bench:{n}"]
-    cases = []
-    for server in servers:
-        if isinstance(server, Fanfare):
-            memory = Fanfare(memory=True)
-            cases += [(server, "NATS", "shared", []), (server, "NATS", "own", own)]
-            cases += [(memory, "memory:", "shared", []), (memory, "memory:", "own", own)]
-        elif not isinstance(server, Floor):
-            cases.append((server, "–", "shared", []))
-    figures = [[] for _ in cases]
-    load = ["--sockets", arguments.idle, "--rounds", 0, "--settle", SETTLE]
-    for _ in range(arguments.runs):
-        for (server, _, _, options), runs in zip(cases, figures):
-            runs.append(measure(server, load, options)["idle_bytes_per_socket"] / 1024)
-    for (server, broker, channel, _), runs in zip(cases, figures):
-        spread = f"{min(runs):.2f}–{max(runs):.2f}"
-        print(row([server.name, broker, channel, f"{statistics.median(runs):.2f} KiB", spread]), flush=True)
+def kept(run):
+    directory = TARGET.parent / "bench"
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / f"{run['begun'].replace(':', '')}.json"
+    file.write_text(json.dumps(run, indent=1))
+    return file
 
 
-def measure(server, load, instead=()):
-    """One run of the load against a fresh process of the server. `instead` replaces options of the server's own."""
-    process, options = started(server)
-    try:
-        command = ["taskset", "-c", LOAD_CORE, TARGET / "fanfare-load", "fanout", "--server", f"{HOST}:{process.port}", "--pid", process.pid]
-        if server.broker:
-            command += ["--broker-pid", server.broker.pid]
-        command = [str(part) for part in [*command, *load, *options, *instead]]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=600)
-        if result.returncode != 0:
-            sys.exit(f"{server.name}: {result.stderr}{process.said()}")
-        return json.loads(result.stdout)
-    finally:
-        process.end()
+def joined(run, later):
+    """Two runs as one; a scenario that both have is the later one's."""
+    names = {result["scenario"] for result in later["results"]}
+    results = [result for result in run["results"] if result["scenario"] not in names] + later["results"]
+    return {**run, **later, "results": results, "seconds": run["seconds"] | later["seconds"]}
 
 
-def started(server):
-    """A port that was free a moment ago may have been taken."""
-    for _ in range(ATTEMPTS):
-        try:
-            return server.start()
-        except NotListening as error:
-            reason = error
-    sys.exit(str(reason))
+def sections(run):
+    """For each scenario that was measured: itself, its results and its charts by file name."""
+    for scenario in SCENARIOS:
+        results = Results(result for result in run["results"] if result["scenario"] == scenario.name)
+        if results.all:
+            drawn = [(f"{scenario.name}-{index}.svg", bars) for index, bars in enumerate(scenario.charts, 1)]
+            yield scenario, results, [(file, bars) for file, bars in drawn if charts.panels(bars, results)]
 
 
-def shown(runs, key, unit, digits=1):
-    """The median of a figure that not every server has."""
-    values = [run[key] for run in runs if run[key] is not None]
-    return f"{statistics.median(values):.{digits}f} {unit}" if values else "–"
+def rendered(run):
+    parts = [f"## {scenario.title}\n\n{scenario.render(results)}" for scenario, results, _ in sections(run)]
+    return "\n\n".join([*parts, targets.table(run["results"]), machine.sentence(run)])
 
 
-def row(cells):
-    return "| " + " | ".join(map(str, cells)) + " |"
+def written(run):
+    texts = {"machine": machine.sentence(run), "targets": targets.table(run["results"])}
+    images = {}
+    for scenario, results, drawn in sections(run):
+        texts[scenario.name] = document.section(scenario, results, drawn, run["seconds"].get(scenario.name))
+        images |= {file: charts.svg(bars, results) for file, bars in drawn}
+    document.write(texts, images)
+    print(f"Written: {document.PAGE}, and {len(images)} charts", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Processes that a measurement starts and ends, the floor, and the node."""
+"""Processes that a measurement starts and ends."""
 import json
 import os
 import pathlib
@@ -104,51 +104,9 @@ def version(*command):
     return next((word.strip(",v") for word in line.replace("=", " ").replace("/", " ").split() if word.strip("v")[:1].isdigit()), line)
 
 
-class Floor:
-    """Handshakes, and then nothing but send()."""
+def git_commit():
+    """The commit that is checked out, with `+` where something was changed since."""
+    def git(*words):
+        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True).stdout.strip()
 
-    name, missing, broker = "floor", None, None
-
-    def versions(self):
-        return None
-
-    def start(self):
-        command = [TARGET / "fanfare-load", "floor", "--listen", f"{HOST}:0"]
-        return Server("floor", command, SERVER_CORE, ready=True), ["--publish", "floor", "--path", "/", "--subscribed", "", "--marker", ""]
-
-    def end(self):
-        pass
-
-
-class Fanfare:
-    """A node with bench/fanfare.toml, and NATS or `memory:` behind it."""
-
-    name = "fanfare"
-
-    def __init__(self, memory=False):
-        self.broker, self.memory = None, memory
-
-    @property
-    def missing(self):
-        return None if self.memory or shutil.which("nats-server") else "apt-get install nats-server"
-
-    def versions(self):
-        return f"fanfare on nats-server {version('nats-server', '--version')}, one shard"
-
-    def start(self):
-        url = "memory:"
-        if not self.memory:
-            self.broker = self.broker or nats_broker()
-            url = f"nats://{HOST}:{self.broker.port}"
-        command = [TARGET / "fanfare-gateway", "--config", ROOT / "bench/fanfare.toml", "--listen", f"{HOST}:0"]
-        command += ["--internal-listen", f"{HOST}:0", "--broker", url]
-        return Server("fanfare", command, SERVER_CORE, ready=True), ["--publish", url]
-
-    def end(self):
-        if self.broker:
-            self.broker.end()
-
-
-def nats_broker():
-    port = free_port()
-    return Server("broker", ["nats-server", "-a", HOST, "-p", port], LOAD_CORE, port=port)
+    return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")

@@ -1,13 +1,16 @@
 //! `fanfare-load`: load from outside. It speaks only the protocol, so it checks a node as a client would.
 
+mod engine;
 mod fanout;
 mod floor;
 mod literal;
 mod process;
 mod publisher;
-mod socket;
+mod tally;
+mod target;
+mod token;
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -21,12 +24,8 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// A server that does nothing but send(): what the kernel itself costs.
-    Floor {
-        /// Where to listen for clients. A publish is one line `COUNT FRAME_BYTES` on the same port.
-        #[arg(long, default_value = "127.0.0.1:0")]
-        listen: SocketAddr,
-    },
-    /// One channel, many sockets: CPU of the server per delivery, and latency.
+    Floor(floor::Options),
+    /// Many sockets, in rounds: CPU of the server per delivery, and latency.
     Fanout(Box<fanout::Options>),
 }
 
@@ -46,9 +45,16 @@ impl LoadError {
     }
 }
 
+/// Prints figures as one line of JSON.
+fn say(figures: &serde_json::Value) {
+    use std::io::Write as _;
+    // Whoever has gone away does not want them.
+    let _ = writeln!(std::io::stdout(), "{figures}");
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Floor { listen } => floor::run(listen),
+        Command::Floor(options) => floor::run(&options),
         Command::Fanout(options) => fanout::run(&options),
     };
     match result {

@@ -1,8 +1,63 @@
-//! CPU time and memory of another process, from /proc.
+//! CPU time and memory of other processes, from /proc.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use crate::LoadError;
+
+/// What servers, broker and load have used, at one time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    at: Instant,
+    server: Duration,
+    broker: Option<Duration>,
+    load: Duration,
+}
+
+/// What was used between two of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spent {
+    /// By the clock.
+    pub(crate) wall: Duration,
+    /// CPU time of all servers.
+    pub(crate) server: Duration,
+    /// CPU time of the broker, where there is one.
+    pub(crate) broker: Option<Duration>,
+    /// CPU time of the load itself.
+    pub(crate) load: Duration,
+}
+
+impl Usage {
+    /// Of the servers together, the broker and this process, until now.
+    pub(crate) fn read(servers: &[u32], broker: Option<u32>) -> Result<Self, LoadError> {
+        Ok(Self {
+            server: servers.iter().map(|pid| cpu(*pid)).sum::<Result<_, _>>()?,
+            broker: broker.map(cpu).transpose()?,
+            load: cpu(std::process::id())?,
+            at: Instant::now(),
+        })
+    }
+
+    /// What was used since `before`.
+    pub(crate) fn since(&self, before: &Self) -> Spent {
+        Spent {
+            wall: self.at.saturating_duration_since(before.at),
+            server: self.server.saturating_sub(before.server),
+            broker: self.broker.zip(before.broker).map(|(now, then)| now.saturating_sub(then)),
+            load: self.load.saturating_sub(before.load),
+        }
+    }
+}
+
+#[allow(dead_code, reason = "paced scenarios use what fan-out does not")]
+impl Spent {
+    /// Of a CPU time, the share of a core.
+    pub(crate) fn share(&self, cpu: Duration) -> f64 {
+        cpu.as_secs_f64() / self.wall.as_secs_f64()
+    }
+}
 
 /// CPU time of all threads that live now; to the nanosecond where the kernel accounts for it.
 pub(crate) fn cpu(pid: u32) -> Result<Duration, LoadError> {
@@ -16,8 +71,12 @@ pub(crate) fn cpu(pid: u32) -> Result<Duration, LoadError> {
     Ok(Duration::from_nanos(nanos))
 }
 
-/// Resident anonymous memory in bytes: what the process allocated, without its program text and without the kernel's sockets.
-pub(crate) fn anonymous_bytes(pid: u32) -> Result<u64, LoadError> {
+/// Resident anonymous memory in bytes: what the processes allocated, without program text and without the kernel's sockets.
+pub(crate) fn anonymous_bytes(pids: &[u32]) -> Result<u64, LoadError> {
+    pids.iter().map(|pid| anonymous_bytes_of(*pid)).sum()
+}
+
+fn anonymous_bytes_of(pid: u32) -> Result<u64, LoadError> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).map_err(LoadError::io(&*path))?;
     let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));

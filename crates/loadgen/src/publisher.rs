@@ -1,232 +1,231 @@
-//! Publishing to the servers that are compared, each in the way its own clients do.
+//! Publishing to the servers that are compared, each in the way its own clients do: raw over TCP, so that it costs the
+//! load's core little. The publisher is one more socket of the engine's loop.
 
-use std::time::{Duration, Instant};
+mod wire;
 
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
     net::TcpStream,
+    time::{Duration, Instant, SystemTime},
 };
 
-use crate::LoadError;
+use crate::{LoadError, target::Target};
 
-/// How long a server may take to acknowledge what was published.
-const ACKNOWLEDGED: Duration = Duration::from_secs(60);
+/// How long a server may take to greet a publisher.
+const GREETING: Duration = Duration::from_secs(10);
 /// What a node adds to an event's data: the floor's frames are as large as a node's.
 const ENVELOPE: usize = 90;
+/// How much may wait for a server that does not take it, in bytes. More is the end of the run.
+const OUTSTANDING: usize = 64 * 1024 * 1024;
 
-/// A connection that publishes events of one size on one channel.
+/// A connection that publishes events of one size.
 pub(crate) struct Publisher {
+    stream: TcpStream,
+    to: String,
     route: Route,
-    epoch: Instant,
+    subject: String,
     bytes: usize,
+    channels: usize,
+    epoch: Instant,
+    outgoing: Vec<u8>,
+    written: usize,
+    answers: Vec<u8>,
 }
 
 enum Route {
-    Floor(TcpStream),
-    Nats {
-        client: async_nats::Client,
-        subject: String,
-    },
-    /// HTTP POST over one kept connection, as nchan takes it.
+    Floor,
+    Nats,
+    /// HTTP POST, as nchan takes it.
     Http {
-        stream: TcpStream,
-        head: String,
+        host: String,
+        path: String,
     },
     /// MQTT 3.1.1, QoS 0.
-    Mqtt {
-        stream: TcpStream,
-        topic: String,
-    },
+    Mqtt,
     /// What Socket.IO's Redis adapter and emitter send each other.
-    SocketIo {
-        stream: TcpStream,
-        room: String,
-    },
+    SocketIo,
+    Pusher(wire::Pusher),
 }
 
 impl Publisher {
-    /// `to` is `floor` (then at `server`), or a URL of `nats:`, `http:`, `mqtt:` or `socketio+redis:`. Times in events count from `epoch`.
-    pub(crate) async fn connect(
-        to: &str,
-        server: std::net::SocketAddr,
-        subject: &str,
-        bytes: usize,
-        epoch: Instant,
-    ) -> Result<Self, LoadError> {
-        let subject = subject.to_owned();
-        let route = match to.split_once("://") {
-            None if to == "floor" => {
-                let mut stream = open(&server.to_string()).await?;
-                // Three bytes tell a publisher from a client.
-                write(&mut stream, b"PUB").await?;
-                Route::Floor(stream)
-            }
-            Some(("nats", _)) => {
-                let client = async_nats::connect(to).await;
-                let client = client.map_err(|error| LoadError::Failed(format!("{to}: {error}")))?;
-                Route::Nats { client, subject }
-            }
+    /// Connects to where the target publishes. Times in events count from `epoch`.
+    pub(crate) fn connect(target: &Target, epoch: Instant) -> Result<Self, LoadError> {
+        let to = target.publish.clone();
+        let unknown = || LoadError::Failed(format!("{to}: publish to floor, or a URL as --help names them"));
+        let (host, route) = match to.split_once("://") {
+            None if to == "floor" => (target.servers[0].to_string(), Route::Floor),
+            Some(("nats", host)) => (host.trim_end_matches('/').to_owned(), Route::Nats),
             Some(("http", rest)) => {
                 let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-                let head = format!("POST /{path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n");
-                Route::Http { stream: open(host).await?, head }
+                (host.to_owned(), Route::Http { host: host.to_owned(), path: format!("/{path}") })
             }
-            Some(("mqtt", host)) => {
-                let mut stream = open(host).await?;
-                write(&mut stream, b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0").await?;
-                acknowledged(&mut stream, b"\x20\x02\0\0", 1).await?;
-                Route::Mqtt { stream, topic: subject }
+            Some(("mqtt", host)) => (host.to_owned(), Route::Mqtt),
+            Some(("socketio+redis", host)) => (host.to_owned(), Route::SocketIo),
+            Some(("pusher+http", rest)) => {
+                let (user, place) = rest.split_once('@').ok_or_else(unknown)?;
+                let (key, secret) = user.split_once(':').ok_or_else(unknown)?;
+                let (host, app) = place.split_once('/').ok_or_else(unknown)?;
+                let pusher =
+                    wire::Pusher { host: host.into(), app: app.into(), key: key.into(), secret: secret.into() };
+                (host.to_owned(), Route::Pusher(pusher))
             }
-            Some(("socketio+redis", host)) => Route::SocketIo { stream: open(host).await?, room: subject },
-            _ => {
-                return Err(LoadError::Failed(format!(
-                    "{to}: publish to floor, nats:, http:, mqtt: or socketio+redis:"
-                )));
-            }
+            _ => return Err(unknown()),
         };
-        Ok(Self { route, epoch, bytes })
+        let greeting = LoadError::io(format!("publishing to {to}"));
+        let stream = greet(&host, &route).map_err(greeting)?;
+        Ok(Self {
+            stream,
+            to,
+            route,
+            subject: target.subject.clone(),
+            bytes: target.bytes,
+            channels: target.channels,
+            epoch,
+            outgoing: Vec::new(),
+            written: 0,
+            answers: Vec::new(),
+        })
     }
 
-    /// Publishes `count` events at once. Returns when the server has taken them, where its protocol says so.
-    pub(crate) async fn publish(&mut self, count: usize) -> Result<(), LoadError> {
-        let (epoch, bytes) = (self.epoch, self.bytes);
-        let now = || epoch.elapsed().as_nanos() as u64;
-        match &mut self.route {
-            Route::Floor(stream) => write(stream, format!("{count} {}\n", bytes + ENVELOPE).as_bytes()).await,
-            Route::Nats { client, subject } => {
-                for _ in 0..count {
-                    let published = client.publish(subject.clone(), event(now(), bytes).into()).await;
-                    published.map_err(|error| LoadError::Failed(error.to_string()))?;
-                }
-                client.flush().await.map_err(|error| LoadError::Failed(error.to_string()))
+    /// The socket, for the loop that waits for it.
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Publishes `count` events on a channel, which say that they were sent at `at`. They go out with [`Publisher::flush`].
+    pub(crate) fn publish(&mut self, channel: usize, count: usize, at: Instant) {
+        let time = at.saturating_duration_since(self.epoch).as_nanos() as u64;
+        if matches!(self.route, Route::Floor) {
+            let channel = if self.channels == 1 { "*".to_owned() } else { channel.to_string() };
+            let line = format!("{count} {} {channel} {time}\n", self.bytes + ENVELOPE);
+            return self.outgoing.extend_from_slice(line.as_bytes());
+        }
+        let subject = self.subject.replace("{n}", &channel.to_string());
+        let message = match &self.route {
+            Route::Floor => unreachable!("the floor's line was written above"),
+            Route::Nats => {
+                let event = wire::event(time, self.bytes);
+                format!("PUB {subject} {}\r\n{event}\r\n", event.len()).into_bytes()
             }
-            Route::Http { stream, head } => {
-                let mut requests = Vec::new();
-                for _ in 0..count {
-                    let body = event(now(), bytes);
-                    requests.extend(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes());
-                }
-                write(stream, &requests).await?;
-                acknowledged(stream, b"HTTP/1.1 20", count).await
+            Route::Http { host, path } => {
+                wire::post(host, &path.replace("{n}", &channel.to_string()), &wire::event(time, self.bytes))
             }
-            Route::Mqtt { stream, topic } => {
-                let packets: Vec<u8> = (0..count).flat_map(|_| mqtt(topic, event(now(), bytes).as_bytes())).collect();
-                write(stream, &packets).await
+            Route::Mqtt => wire::mqtt(&subject, wire::event(time, self.bytes).as_bytes()),
+            Route::SocketIo => {
+                let packet = wire::socketio(&subject, time, self.bytes);
+                wire::redis_publish(&format!("socket.io#/#{subject}#"), &packet)
             }
-            Route::SocketIo { stream, room } => {
-                let mut commands = Vec::new();
-                for _ in 0..count {
-                    commands.extend(redis_publish(&format!("socket.io#/#{room}#"), &socketio(room, now(), bytes)));
-                }
-                write(stream, &commands).await?;
-                acknowledged(stream, b"\r\n", count).await
-            }
+            Route::Pusher(pusher) => pusher.request(&subject, &wire::data(time, self.bytes), SystemTime::now()),
+        };
+        for _ in 0..count {
+            self.outgoing.extend_from_slice(&message);
         }
     }
-}
 
-/// What the sockets look for in an event, with the time it was published at behind it.
-pub(crate) const STAMP: &[u8] = b"\"t\":";
-
-/// An event with `bytes` of data as nearly as its time allows.
-fn event(time: u64, bytes: usize) -> String {
-    format!("{{\"event\":\"bench\",\"data\":{{\"t\":{time},\"x\":\"{}\"}}}}", filling(time, bytes))
-}
-
-/// What makes the data `bytes` long: its names, quotes and braces are 13 bytes.
-fn filling(time: u64, bytes: usize) -> String {
-    "x".repeat(bytes.saturating_sub(13 + time.to_string().len()))
-}
-
-/// A PUBLISH packet (MQTT 3.1.1 section 3.3) at QoS 0.
-fn mqtt(topic: &str, payload: &[u8]) -> Vec<u8> {
-    let mut packet = vec![0x30];
-    let mut remaining = 2 + topic.len() + payload.len();
-    loop {
-        let more = if remaining > 127 { 0x80 } else { 0 };
-        packet.push((remaining & 0x7f) as u8 | more);
-        remaining >>= 7;
-        if remaining == 0 {
-            break;
+    /// Sends what was published; what the server does not take now goes out when it does.
+    pub(crate) fn flush(&mut self) -> Result<(), LoadError> {
+        while self.written < self.outgoing.len() {
+            match self.stream.write(&self.outgoing[self.written..]) {
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let waiting = self.outgoing.len() - self.written;
+                    if waiting > OUTSTANDING {
+                        let reason = format!("{} does not take what is published: {waiting} bytes wait", self.to);
+                        return Err(LoadError::Failed(reason));
+                    }
+                    self.outgoing.drain(..std::mem::take(&mut self.written));
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(LoadError::io(format!("publishing to {}", self.to))(error)),
+            }
         }
+        self.outgoing.clear();
+        self.written = 0;
+        Ok(())
     }
-    packet.extend((topic.len() as u16).to_be_bytes());
-    packet.extend(topic.as_bytes());
-    packet.extend(payload);
-    packet
-}
 
-/// `[uid, packet, options]` in MessagePack: an event for a room from another server.
-fn socketio(room: &str, time: u64, bytes: usize) -> Vec<u8> {
-    let mut out = vec![0x93];
-    text(&mut out, "load");
-    out.push(0x83);
-    text(&mut out, "type");
-    out.push(2);
-    text(&mut out, "data");
-    out.push(0x92);
-    text(&mut out, "bench");
-    out.push(0x82);
-    text(&mut out, "t");
-    out.push(0xcf);
-    out.extend(time.to_be_bytes());
-    text(&mut out, "x");
-    text(&mut out, &filling(time, bytes));
-    text(&mut out, "nsp");
-    text(&mut out, "/");
-    out.push(0x83);
-    text(&mut out, "rooms");
-    out.push(0x91);
-    text(&mut out, room);
-    text(&mut out, "except");
-    out.push(0x90);
-    text(&mut out, "flags");
-    out.push(0x80);
-    out
-}
-
-fn text(out: &mut Vec<u8>, text: &str) {
-    if let short @ 0..=31 = text.len() {
-        out.push(0xa0 | short as u8);
-    } else {
-        out.push(0xda);
-        out.extend((text.len() as u16).to_be_bytes());
+    /// Reads what the server says of publications, answers its pings, and goes on sending.
+    pub(crate) fn ready(&mut self) -> Result<(), LoadError> {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(LoadError::Failed(format!("{} hung up on the publisher", self.to))),
+                Ok(count) => self.answers.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(LoadError::io(format!("publishing to {}", self.to))(error)),
+            }
+        }
+        let whole = memchr::memrchr(b'\n', &self.answers).map_or(0, |end| end + 1);
+        for line in self.answers[..whole].split(|byte| *byte == b'\n') {
+            match answer(&self.route, line) {
+                Answer::Good => {}
+                Answer::Ping => self.outgoing.extend_from_slice(b"PONG\r\n"),
+                Answer::Refusal => {
+                    let line = String::from_utf8_lossy(line);
+                    return Err(LoadError::Failed(format!("{} answered a publication: {line}", self.to)));
+                }
+            }
+        }
+        self.answers.drain(..whole);
+        self.flush()
     }
-    out.extend(text.as_bytes());
 }
 
-fn redis_publish(channel: &str, payload: &[u8]) -> Vec<u8> {
-    let head = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n", channel.len(), payload.len());
-    [head.as_bytes(), payload, b"\r\n"].concat()
+/// What a line of a server's answers means.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Good,
+    Ping,
+    Refusal,
 }
 
-async fn open(host: &str) -> Result<TcpStream, LoadError> {
-    let stream = TcpStream::connect(host).await.map_err(LoadError::io(format!("publishing to {host}")))?;
-    stream.set_nodelay(true).map_err(LoadError::io(format!("publishing to {host}")))?;
+fn answer(route: &Route, line: &[u8]) -> Answer {
+    match route {
+        Route::Nats if line.starts_with(b"PING") => Answer::Ping,
+        Route::Nats | Route::SocketIo if line.starts_with(b"-") => Answer::Refusal,
+        Route::Http { .. } | Route::Pusher(_) => {
+            // A body need not end with a line, so that the next answer may stand behind it.
+            let status = memchr::memmem::find(line, b"HTTP/1.").and_then(|begin| line.get(begin + 9));
+            if status.is_some_and(|digit| *digit != b'2') { Answer::Refusal } else { Answer::Good }
+        }
+        _ => Answer::Good,
+    }
+}
+
+/// Connects, and says what the route's servers want to hear first.
+fn greet(host: &str, route: &Route) -> std::io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(host)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(GREETING))?;
+    match route {
+        // Three bytes tell a publisher from a client.
+        Route::Floor => stream.write_all(b"PUB")?,
+        Route::Nats => {
+            stream.write_all(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"name\":\"load\"}\r\nPING\r\n")?;
+            expect(&mut stream, b"PONG\r\n")?;
+        }
+        Route::Mqtt => {
+            stream.write_all(b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0")?;
+            expect(&mut stream, b"\x20\x02\0\0")?;
+        }
+        Route::Http { .. } | Route::SocketIo | Route::Pusher(_) => {}
+    }
+    stream.set_nonblocking(true)?;
     Ok(stream)
 }
 
-async fn write(stream: &mut TcpStream, bytes: &[u8]) -> Result<(), LoadError> {
-    stream.write_all(bytes).await.map_err(LoadError::io("publishing"))
-}
-
-/// Waits until `marker` has come `count` times.
-async fn acknowledged(stream: &mut TcpStream, marker: &[u8], count: usize) -> Result<(), LoadError> {
-    let mut answers = Vec::new();
-    let all = async {
-        while memchr::memmem::find_iter(&answers, marker).count() < count {
-            if stream.read_buf(&mut answers).await.map_err(LoadError::io("what was published"))? == 0 {
-                break;
-            }
+/// Waits until `marker` has come.
+fn expect(stream: &mut TcpStream, marker: &[u8]) -> std::io::Result<()> {
+    let (mut answers, mut buffer) = (Vec::new(), [0; 4096]);
+    while memchr::memmem::find(&answers, marker).is_none() {
+        match stream.read(&mut buffer)? {
+            0 => return Err(std::io::Error::other(String::from_utf8_lossy(&answers).into_owned())),
+            count => answers.extend_from_slice(&buffer[..count]),
         }
-        Ok::<_, LoadError>(())
-    };
-    let waited = tokio::time::timeout(ACKNOWLEDGED, all).await;
-    if memchr::memmem::find_iter(&answers, marker).count() < count {
-        let answers = String::from_utf8_lossy(&answers).into_owned();
-        return Err(LoadError::Failed(format!("publishing was answered: {answers}")));
     }
-    waited.unwrap_or(Ok(()))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -234,29 +233,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_has_the_size_that_was_asked_for() {
-        for time in [0, 1_234_567_890] {
-            let event = event(time, 128);
-            let (_, data) = event.split_once("\"data\":").unwrap();
-            assert_eq!(data.len() - 1, 128, "{event}");
+    fn refusals_are_told_from_what_is_good() {
+        let http = Route::Http { host: String::new(), path: String::new() };
+        for (route, line, meant) in [
+            (&http, "HTTP/1.1 202 Accepted\r", Answer::Good),
+            (&http, "{\"ok\":true}HTTP/1.1 413 Payload Too Large\r", Answer::Refusal),
+            (&http, "Content-Length: 5\r", Answer::Good),
+            (&Route::Nats, "PING\r", Answer::Ping),
+            (&Route::Nats, "-ERR 'Maximum Payload Violation'\r", Answer::Refusal),
+            (&Route::SocketIo, ":1\r", Answer::Good),
+            (&Route::SocketIo, "-NOAUTH Authentication required.\r", Answer::Refusal),
+        ] {
+            assert_eq!(answer(route, line.as_bytes()), meant, "{line}");
         }
-    }
-
-    #[test]
-    fn an_mqtt_packet_says_its_length_in_seven_bits_each() {
-        assert_eq!(mqtt("a", b"bc"), b"\x30\x05\0\x01abc");
-        let long = mqtt("bench", &[b'x'; 200]);
-        assert_eq!(long[..5], [0x30, 0x80 | 79, 1, 0, 5]);
-        assert_eq!(long.len(), 3 + 207);
-    }
-
-    #[test]
-    fn an_adapter_packet_is_framed_for_redis() {
-        let command = redis_publish("c", &socketio("bench", 7, 128));
-        let packet = socketio("bench", 7, 128);
-        assert!(command.starts_with(format!("*3\r\n$7\r\nPUBLISH\r\n$1\r\nc\r\n${}\r\n", packet.len()).as_bytes()));
-        assert!(command.ends_with(b"\xa5flags\x80\r\n"));
-        assert_eq!(packet[0], 0x93);
-        assert!(memchr::memmem::find(&packet, b"\xa1x\xda\x00\x72xxx").is_some(), "114 bytes of filling");
     }
 }

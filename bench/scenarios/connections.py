@@ -1,0 +1,124 @@
+"""What connections cost: idle, when they come, when they all come back, and when they come and go where all are told."""
+from contender import Setup
+from scenarios.base import Bars, Case, Scenario, Step, able, load, ours
+from tables import Column, P50, P99
+
+
+class Idle(Scenario):
+    name, title = "idle", "Idle memory"
+    about = (
+        "What the process has allocated (`RssAnon`, its growth since before the first socket) for each of 15,000 idle, subscribed connections, "
+        "ten seconds after the last. Those of the node are authenticated by token. On `memory:` the node has no broker: the difference to NATS is what a "
+        "broker interest costs, which a channel has only once per node. CPU does not count here, so several servers are measured at one time."
+    )
+    columns = [Column("memory per connection", "idle_bytes_per_socket", "KiB", scale=1 / 1024, spread=True)]
+    charts = [Bars("Memory per idle connection, KiB", "idle_bytes_per_socket", unit="KiB", scale=1 / 1024, where={"channel": "own"})]
+    parallel = 3
+    SOCKETS = 15_000
+
+    def cases(self, contenders, quick):
+        contenders = [contender for contender in contenders if contender.name != "floor"]
+        cases = []
+        for channel, count in [("own", self.SOCKETS), ("shared", 1)]:
+            labels = {"channel": channel}
+            cases += [self.case(contender, labels, count) for contender in contenders if contender.peer]
+            for contender in [] if quick and channel == "shared" else contenders:
+                cases += self.nodes(contender, labels, count, quick)
+            if quick:
+                break
+        return cases
+
+    def nodes(self, contender, labels, count, quick):
+        """The node in all its ways to be idle."""
+        if contender.peer:
+            return []
+        cases = []
+        for memory in [False, True]:
+            broker = "memory:" if memory else "NATS"
+            cases.append(self.case(contender, labels, count, Setup(token=True, memory=memory), broker))
+            if not quick or not memory:
+                cases.append(self.case(contender, labels, count, Setup(token=True, memory=memory, presence=True), f"{broker}, presence"))
+            if not quick:
+                cases.append(self.case(contender, labels, count, Setup(token=True, memory=memory, sse=True), f"{broker}, SSE"))
+        return cases
+
+    def case(self, contender, labels, channels, setup=Setup(), kind=None):
+        command = load("idle", sockets=self.SOCKETS, channels=channels, settle=10, sse=setup.sse)
+        return Case(contender, labels, [Step(command)], setup, f"{contender.name} ({kind})" if kind else None)
+
+
+class Handshake(Scenario):
+    name, title = "handshake", "Handshakes"
+    about = (
+        "From `connect()` until the subscription is confirmed, 64 at a time; the node verifies an HS256 token that allows the channel, the others "
+        "take everybody. The floor accepts and upgrades. Closing is measured apart."
+    )
+    columns = [
+        Column("CPU per handshake", "cpu_us_per_handshake", "µs", 1, times_floor=True),
+        Column("broker's CPU", "broker_us_per_handshake", "µs", 1),
+        Column("handshakes/s", "handshakes_per_s", "", 0),
+        P50,
+        P99,
+        Column("CPU per close", "cpu_us_per_close", "µs", 1),
+    ]
+    charts = [Bars("CPU per handshake and subscription, × floor", "cpu_us_per_handshake", times_floor=True, unit="µs")]
+
+    def cases(self, contenders, quick):
+        sockets, rounds = 2_000, 2 if quick else 3
+        cases = []
+        for channel, count in [("own", sockets)] if quick else [("own", sockets), ("shared", 1)]:
+            command = load("handshake", sockets=sockets, channels=count, concurrency=64, rounds=rounds)
+            for contender in contenders:
+                setup = Setup(token=not contender.peer and contender.name != "floor")
+                cases.append(Case(contender, {"channel": channel}, [Step(command)], setup))
+        return cases
+
+
+class Storm(Scenario):
+    name, title = "storm", "Reconnect storm"
+    about = (
+        "All sockets of one channel are cut at once by reset, ten messages are published, and all come back at once. The node gives each what it "
+        "missed, by the position that the client remembers; the floor sends one message of the same size after the handshake; peers only take "
+        "their clients back. Time runs from the first connect to the last socket that is back."
+    )
+    columns = [
+        Column("time", "seconds", "s", 2, times_floor=True),
+        Column("CPU", "cpu_s", "s", 2),
+        Column("broker's CPU", "broker_cpu_s", "s", 3),
+        Column("recovered", "recovered", "", 0),
+        Column("lost", "lost", "", 0),
+        Column("history reads", "history_reads", "", 0),
+    ]
+    charts = [Bars("Reconnect storm: time until all are back, × floor", "seconds", times_floor=True, unit="s")]
+    MESSAGES = 10
+
+    def cases(self, contenders, quick):
+        cases = []
+        for sockets in [5_000] if quick else [5_000, 15_000]:
+            who = contenders if sockets == 5_000 else ours(contenders)
+            for contender in who:
+                node = not contender.peer and contender.name != "floor"
+                command = load("storm", sockets=sockets, messages=self.MESSAGES, recover=node)
+                cases.append(Case(contender, {"sockets": sockets}, [Step(command)], Setup(history=node)))
+        return cases
+
+
+class PresenceChurn(Scenario):
+    name, title = "presence", "Presence churn"
+    about = "Members of channels with presence leave and join, while the others of the channel are told; rows are in Redis, whose CPU is not in these figures."
+    columns = [
+        Column("CPU per change", "cpu_us_per_change", "µs", 1, spread=True),
+        Column("broker's CPU", "broker_us_per_change", "µs", 1),
+        Column("changes", "changes", "", 0),
+        Column("told", "events", "", 0),
+    ]
+    SECONDS = 5
+
+    def cases(self, contenders, quick):
+        nodes = [contender for contender in ours(contenders) if contender.name != "floor"]
+        cases = []
+        for channels in [100] if quick else [10, 100, 1_000]:
+            command = load("presence", sockets=2_000, channels=channels, churn=200, seconds=self.SECONDS)
+            labels = {"members": 2_000, "channels": channels, "changes/s": 200}
+            cases += [Case(contender, labels, [Step(command)], Setup(presence=True)) for contender in nodes]
+        return cases
