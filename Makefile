@@ -2,8 +2,9 @@
 
 SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+INSTRUCTIONS := cargo run --quiet --locked --profile instructions -p fanfare-instructions --
 
-.PHONY: run build test lint docs conformance chaos presence fuzz bench bench-quick servers help
+.PHONY: run build test lint docs conformance chaos presence fuzz bench bench-quick instructions instructions-accept valgrind servers help
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -48,6 +49,15 @@ bench: servers ## Everything in docs/benchmarks.md side by side: the floor, a no
 bench-quick: servers ## Its essential scenarios in about five minutes; prints only
 	cargo build --release --locked --bins
 	bench/run.py --quick $(BENCH)
+
+instructions: valgrind ## Instructions of hot functions, held against bench/instructions/baseline.json: fails on more than +5 %
+	$(INSTRUCTIONS) check $(if $(PROFILES),--profiles $(PROFILES))
+
+instructions-accept: valgrind ## Makes what is counted now that baseline
+	$(INSTRUCTIONS) accept $(if $(PROFILES),--profiles $(PROFILES))
+
+valgrind:
+	@tests/install-valgrind.sh
 
 servers: ## What the tests need from Debian
 	@tests/install-servers.sh

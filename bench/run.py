@@ -17,7 +17,7 @@ import machine
 import targets
 from contender import Fanfare, Floor
 from measure import groups_of, run_group
-from named import Centrifugo
+from named import Centrifugo, Sockudo
 from peers import Mosquitto, Nats, Nchan, SocketIo
 from results import Results
 from scenarios import SCENARIOS
@@ -85,7 +85,7 @@ def measured(arguments):
 
 
 def chosen(arguments):
-    contenders = [Floor(), Fanfare(), Nats(), Nchan(), Mosquitto(), SocketIo(), Centrifugo()]
+    contenders = [Floor(), Fanfare(), Nats(), Nchan(), Mosquitto(), SocketIo(), Centrifugo(), Sockudo()]
     if arguments.against:
         contenders.insert(2, Fanfare("before", arguments.against))
     if arguments.only:
@@ -105,12 +105,12 @@ def measure_scenario(scenario, contenders, arguments, run):
     results = []
     peer_runs = 1 if arguments.quick else arguments.runs
     for group in groups_of(scenario.cases(contenders, arguments.quick)):
-        found = run_group(scenario, group, arguments.runs, peer_runs)
-        print(scenario.render(Results(found)) + "\n", flush=True)
-        results += found
+        results += run_group(scenario, group, arguments.runs, peer_runs)
+        print(f"{scenario.name}: {group[0].labels}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    print(scenario.render(Results(results)), flush=True)
     run["results"] += results
     run["seconds"][scenario.name] = round(time.monotonic() - begun)
-    print(f"{scenario.title}: {run['seconds'][scenario.name]} s", flush=True)
+    print(f"\n{scenario.title} took {run['seconds'][scenario.name]} s", flush=True)
 
 
 def kept(run):

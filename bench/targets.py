@@ -56,6 +56,14 @@ def times_floor(scenario, key, **labels):
     return read
 
 
+def median_of(scenario, key, **labels):
+    def read(scenarios):
+        groups = scenarios[scenario].where(**labels)
+        return scenarios[scenario].median(groups[0], NODE, key) if groups else None
+
+    return read
+
+
 def times_server(scenario, key, server, base, best=max, **labels):
     """The node's figure as a multiple of that of `base`, or of the best of several."""
 
@@ -146,6 +154,7 @@ TARGETS = [
     Target("the same with presence, without broker interest", 2.5, "KiB", idle_without_interest("NATS, presence")),
     Target("handshake with HS256, connect and subscribe", 3, "× floor's accept and upgrade", times_floor("handshake", "cpu_us_per_handshake", channel="own")),
     Target("storm: 15,000 sockets back and recovered, time", 1.6, "× floor", times_floor("storm", "seconds", sockets=15_000)),
+    Target("its history reads, of one channel", 2, "reads", median_of("storm", "history_reads", sockets=15_000)),
     Target("p99 at 50,000 deliveries/s, 10,000 sockets", 1.25, "× floor", times_floor("latency", "latency_p99_ms", sockets=10_000)),
     Target("the same, 1,000 sockets", 1.25, "× floor", times_floor("latency", "latency_p99_ms", sockets=1_000)),
     Target("shared deflate, 1 KiB, CPU", 1.3, "× uncompressed", deflate),

@@ -1,6 +1,8 @@
 //! The node: configuration, listeners, connections, hub, authentication, internal API and metrics.
 
 pub mod auth;
+#[doc(hidden)]
+pub mod bench;
 pub mod cli;
 mod clock;
 pub mod config;

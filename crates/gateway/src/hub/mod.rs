@@ -4,6 +4,7 @@
 //! the broker's events come through one stream. It waits for neither: calls at the broker run beside it, and what a
 //! shard's inbox does not take is kept for it (see [`link`]).
 
+pub(crate) mod bench;
 mod history;
 mod link;
 pub(crate) mod message;
