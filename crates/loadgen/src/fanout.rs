@@ -4,20 +4,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use crate::{
-    LoadError,
-    engine::{CONNECTING, Engine},
-    process::{self, Spent},
-    publisher::Publisher,
-    tally::{Tally, percentile},
-    target::Target,
-};
+use crate::{LoadError, process::Spent, tally::percentile, target::Target, traffic::Traffic};
 
 /// How long all deliveries of a round may take.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// How long all sockets together may take to be subscribed.
-pub(crate) const OPENING: Duration = Duration::from_secs(300);
-
 /// What to run.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -36,57 +26,50 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<(), LoadError> {
     let target = &options.target;
-    let before = process::anonymous_bytes(&target.pids)?;
-    let epoch = Instant::now();
-    let mut tally = Tally::new(target, target.sockets, epoch);
-    let mut engine = Engine::new(target, CONNECTING)?;
-    engine.open_all(OPENING, &mut tally)?;
-    engine.run(Instant::now() + Duration::from_secs(options.settle), &mut tally, |_, _| false)?;
-    let idle = process::anonymous_bytes(&target.pids)?.saturating_sub(before);
-
+    let mut traffic = Traffic::open(target, target.sockets, Duration::from_secs(options.settle), |_| {})?;
     let spent = if options.rounds > 0 {
-        engine.attach(Publisher::connect(target, epoch)?)?;
+        traffic.attach_publisher()?;
         // The first round warms caches and buffers, and is not counted.
-        rounds(options, 1, &mut engine, &mut tally)?;
-        tally.reset();
+        rounds(options, 1, &mut traffic)?;
+        traffic.reset();
         let before = target.usage()?;
-        rounds(options, options.rounds, &mut engine, &mut tally)?;
+        rounds(options, options.rounds, &mut traffic)?;
         let spent = target.usage()?.since(&before);
-        tally.lost(|_| (options.rounds * options.burst) as u64)?;
+        traffic.lost()?;
         Some(spent)
     } else {
         None
     };
-    report(options, &mut tally, spent.as_ref(), idle);
+    report(options, &mut traffic, spent.as_ref());
     Ok(())
 }
 
-fn rounds(options: &Options, rounds: usize, engine: &mut Engine<'_>, tally: &mut Tally) -> Result<(), LoadError> {
-    let per_round = (options.burst * options.target.sockets) as u64;
-    let mut expected = tally.total();
+fn rounds(options: &Options, rounds: usize, traffic: &mut Traffic<'_>) -> Result<(), LoadError> {
     for _ in 0..rounds {
         let now = Instant::now();
-        for channel in 0..options.target.channels {
-            engine.publisher().publish(channel, options.burst, now);
-        }
-        engine.publisher().flush()?;
-        expected += per_round;
-        let all = engine.run(now + DEADLINE, tally, |_, tally| tally.total() >= expected || tally.closed() > 0)?;
-        tally.all_are_there()?;
-        if !all {
-            let got = tally.total();
-            return Err(LoadError::Failed(format!("{got} of {expected} messages came within {DEADLINE:?}")));
+        (0..options.target.channels).for_each(|channel| traffic.publish(channel, options.burst, now));
+        traffic.flush()?;
+        while traffic.outstanding() > 0 {
+            if now.elapsed() > DEADLINE {
+                let missing = traffic.outstanding();
+                return Err(LoadError::Failed(format!(
+                    "{missing} deliveries of a round did not come within {DEADLINE:?}"
+                )));
+            }
+            traffic.turn(now + DEADLINE)?;
+            traffic.tally.all_are_there()?;
         }
     }
     Ok(())
 }
 
-fn report(options: &Options, tally: &mut Tally, spent: Option<&Spent>, idle: u64) {
+fn report(options: &Options, traffic: &mut Traffic<'_>, spent: Option<&Spent>) {
     let sockets = options.target.sockets;
     let deliveries = (options.rounds * options.burst * sockets) as f64;
     // Where nothing was delivered there is no cost of a delivery, which JSON shows as null.
     let per_delivery = |cpu: Duration| cpu.as_secs_f64() * 1e6 / deliveries;
-    let latencies = tally.latencies();
+    let idle = traffic.idle_bytes;
+    let latencies = traffic.tally.latencies();
     crate::say(&serde_json::json!({
         "sockets": sockets,
         "channels": options.target.channels,
@@ -99,6 +82,6 @@ fn report(options: &Options, tally: &mut Tally, spent: Option<&Spent>, idle: u64
         "deliveries_per_s": spent.map(|spent| deliveries / spent.wall.as_secs_f64()),
         "latency_p50_ms": percentile(latencies, 0.5),
         "latency_p99_ms": percentile(latencies, 0.99),
-        "idle_bytes_per_socket": idle as f64 / sockets as f64,
+        "idle_bytes_per_socket": idle,
     }));
 }

@@ -15,6 +15,8 @@ use crate::{LoadError, target::Target};
 const GREETING: Duration = Duration::from_secs(10);
 /// What a node adds to an event's data: the floor's frames are as large as a node's.
 const ENVELOPE: usize = 90;
+/// Messages in one line for the floor, at most: so many it may join in one write.
+const JOINED: usize = 10;
 /// How much may wait for a server that does not take it, in bytes. More is the end of the run.
 const OUTSTANDING: usize = 64 * 1024 * 1024;
 
@@ -97,8 +99,11 @@ impl Publisher {
         let time = at.saturating_duration_since(self.epoch).as_nanos() as u64;
         if matches!(self.route, Route::Floor) {
             let channel = if self.channels == 1 { "*".to_owned() } else { channel.to_string() };
-            let line = format!("{count} {} {channel} {time}\n", self.bytes + ENVELOPE);
-            return self.outgoing.extend_from_slice(line.as_bytes());
+            for line in (0..count).step_by(JOINED) {
+                let line = format!("{} {} {channel} {time}\n", JOINED.min(count - line), self.bytes + ENVELOPE);
+                self.outgoing.extend_from_slice(line.as_bytes());
+            }
+            return;
         }
         let subject = self.subject.replace("{n}", &channel.to_string());
         let message = match &self.route {

@@ -1,6 +1,9 @@
 //! What the sockets have got: events by socket, and how long some of them took.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use memchr::memmem::Finder;
 
@@ -29,13 +32,10 @@ pub(crate) struct Tally {
     others: u64,
     latencies: Vec<Duration>,
     inflater: Inflater,
-    closed: u64,
-    closed_steady: u64,
+    closed: Vec<usize>,
     reason: Option<String>,
-    opening: Vec<Duration>,
 }
 
-#[allow(dead_code, reason = "paced scenarios use what fan-out does not")]
 impl Tally {
     /// For the target's sockets. Times in events count from `epoch`.
     pub(crate) fn new(target: &Target, steady: usize, epoch: Instant) -> Self {
@@ -55,10 +55,8 @@ impl Tally {
             others: 0,
             latencies: Vec::new(),
             inflater: Inflater::default(),
-            closed: 0,
-            closed_steady: 0,
+            closed: Vec::new(),
             reason: None,
-            opening: Vec::new(),
         }
     }
 
@@ -74,12 +72,17 @@ impl Tally {
 
     /// Sockets that the server ended, ever.
     pub(crate) fn closed(&self) -> u64 {
-        self.closed
+        self.closed.len() as u64
     }
 
-    /// Of them, those that must miss nothing.
-    pub(crate) fn closed_steady(&self) -> u64 {
-        self.closed_steady
+    /// Of them, those with these numbers.
+    pub(crate) fn closed_of(&self, sockets: Range<usize>) -> usize {
+        self.closed.iter().filter(|socket| sockets.contains(socket)).count()
+    }
+
+    /// How many sockets must miss nothing.
+    pub(crate) fn steady(&self) -> usize {
+        self.steady
     }
 
     /// An error that names the first socket that the server ended, if there is one.
@@ -93,10 +96,9 @@ impl Tally {
         &self.latencies
     }
 
-    /// How long each socket took to be opened, for [`percentile`].
-    pub(crate) fn opening(&mut self) -> &[Duration] {
-        self.opening.sort_unstable();
-        &self.opening
+    /// Latencies until now do not count.
+    pub(crate) fn forget_latencies(&mut self) {
+        self.latencies.clear();
     }
 
     /// Begins to count anew.
@@ -166,16 +168,14 @@ impl Hooks for Tally {
         }
     }
 
-    fn opened(&mut self, socket: usize, took: Duration) {
+    fn opened(&mut self, socket: usize, _: Duration) {
         // What came before the answer to the subscription is no delivery that was waited for.
         self.received[socket] = 0;
-        self.opening.push(took);
     }
 
     fn closed(&mut self, socket: usize, reason: &str) {
-        self.closed += 1;
+        self.closed.push(socket);
         if socket < self.steady {
-            self.closed_steady += 1;
             self.reason.get_or_insert_with(|| reason.to_owned());
         }
     }

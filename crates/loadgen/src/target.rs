@@ -80,7 +80,6 @@ impl Target {
     }
 
     /// How many of the sockets `0..sockets` are on a channel.
-    #[allow(dead_code, reason = "paced scenarios use it")]
     pub(crate) fn subscribers(&self, channel: usize, sockets: usize) -> usize {
         (sockets + self.channels - 1 - channel) / self.channels
     }

@@ -1,10 +1,10 @@
 //! What those who watch a channel are told, and when. Pure; time is an argument.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
 
-use crate::{Changed, Member, Roster, User};
+use crate::{Changed, Member, Roster, User, compact_map::CompactMap};
 
 /// Who is told what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,7 +71,7 @@ pub struct Announcer {
 #[derive(Debug)]
 enum Telling {
     /// With what each was before its first change in this batch.
-    Names(BTreeMap<User, First>),
+    Names(CompactMap<User, First>),
     /// With what was told last.
     Counts { users: usize, connections: usize },
 }
@@ -98,7 +98,7 @@ impl Announcer {
         let telling = if roster.users() > max_named {
             Telling::Counts { users: roster.users(), connections: roster.connections() }
         } else {
-            Telling::Names(BTreeMap::new())
+            Telling::Names(CompactMap::default())
         };
         Self { batch, max_named, version: 0, due: None, changes: 0, shown: 0, telling }
     }
@@ -132,10 +132,14 @@ impl Announcer {
         match &mut self.telling {
             Telling::Names(waiting) if users <= self.max_named => {
                 let waiting = std::mem::take(waiting);
-                waiting.into_iter().filter_map(|(user, first)| self.tell(user, &first, shown, roster)).collect()
+                waiting
+                    .into_entries()
+                    .into_iter()
+                    .filter_map(|(user, first)| self.tell(user, &first, shown, roster))
+                    .collect()
             }
             Telling::Counts { .. } if users * 100 < self.max_named.saturating_mul(NAMED_AGAIN_PERCENT) => {
-                self.telling = Telling::Names(BTreeMap::new());
+                self.telling = Telling::Names(CompactMap::default());
                 vec![Announcement::Snapshot(self.next_version())]
             }
             Telling::Counts { users: told_users, connections: told_connections }

@@ -21,8 +21,8 @@ use std::{
 use serde_json::value::RawValue;
 
 use crate::{
-    Announcement, Audience, ConnectionKey, Incarnation, Leases, Place, Reap, Reaped, Renewal, Row, RowChange, RowPage,
-    Standing, State, StoreError, StoreEvent,
+    Announcement, Audience, ConnectionKey, Incarnation, Leases, Place, PlaceMap, Reap, Reaped, Renewal, Row, RowChange,
+    RowPage, Standing, State, StoreError, StoreEvent,
 };
 pub use call::{Call, Outcome};
 pub use effect::{Effect, Told};
@@ -61,7 +61,7 @@ pub struct Keeper {
     now: Duration,
     lease: Lease,
     own: OwnRows,
-    mirrors: HashMap<Place, Mirror>,
+    mirrors: PlaceMap<Mirror>,
     reaper: Reaper,
     /// Own incarnations before this one, until all of their rows are written anew.
     left: Vec<Incarnation>,
@@ -113,7 +113,7 @@ impl Keeper {
             config,
             now,
             own: OwnRows::default(),
-            mirrors: HashMap::new(),
+            mirrors: PlaceMap::default(),
             reaper: Reaper::default(),
             left: Vec::new(),
             left_places: BTreeSet::new(),
@@ -250,7 +250,11 @@ impl Keeper {
                 let Some(mirror) = self.mirrors.get_mut(&place) else { return };
                 // What the dead have written too late is nobody's, as in pages.
                 let is_late = |change: &RowChange| matches!(change, RowChange::Put(by, row) if self.lease.is_dead(by) && !mirror.roster.has(row.connection));
-                let changes = changes.into_iter().filter(|change| !is_late(change)).collect();
+                let share = |change| match change {
+                    RowChange::Put(by, row) => RowChange::Put(by, self.own.share(&place, row)),
+                    removed @ RowChange::Removed { .. } => removed,
+                };
+                let changes = changes.into_iter().filter(|change| !is_late(change)).map(share).collect();
                 if !mirror.handle_change(now, version, changes) {
                     mirror.set_confirmed(false);
                 }

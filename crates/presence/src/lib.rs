@@ -4,9 +4,11 @@
 //! which it holds a lease, and mirrors all rows of the channels that its clients watch in a [`Roster`].
 
 mod announcer;
+mod compact_map;
 mod keeper;
 pub mod memory;
 mod open;
+mod place_map;
 mod redis;
 mod roster;
 mod row;
@@ -18,6 +20,7 @@ pub use announcer::{Announcement, Announcer, Audience, Counts, MemberChange};
 pub use fanfare_broker::BrokerOptions as StoreOptions;
 pub use keeper::{Answer, Call, Effect, Keeper, KeeperConfig, Outcome, Query, QueryId, Told};
 pub use open::open;
+pub use place_map::PlaceMap;
 pub use redis::FUNCTIONS as REDIS_FUNCTIONS;
 pub use roster::{Changed, Member, MemberPage, Roster};
 pub use row::{ConnectionKey, Incarnation, Place, Row, RowChange, State, StateError, User};

@@ -16,6 +16,7 @@ pub struct Place {
 
 /// A connection, by its session's id: unique in the cluster, never used twice. Written as 32 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C, packed(8))] // as u128 wants it, rows and users would be larger by 8 bytes each
 pub struct ConnectionKey(pub u128);
 
 /// One life of a node, as the store knows it: `{node}.{16 hexadecimal digits}`, of `A-Z a-z 0-9 _ - .`. A node that lost its lease
@@ -109,7 +110,7 @@ impl User {
 
 impl fmt::Display for ConnectionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        write!(f, "{:032x}", { self.0 })
     }
 }
 

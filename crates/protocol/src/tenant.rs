@@ -1,6 +1,10 @@
 //! Tenants: isolated customers, one segment each.
 
-use std::{borrow::Borrow, fmt, sync::Arc};
+use std::{
+    borrow::Borrow,
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use crate::{NameError, channel::validate_segment_characters, limits::SEGMENT_BYTES};
 
@@ -31,8 +35,10 @@ impl Tenant {
 }
 
 impl Default for Tenant {
+    /// Nearly all clients have this one: they share its text.
     fn default() -> Self {
-        Self(Self::DEFAULT.into())
+        static SHARED: LazyLock<Arc<str>> = LazyLock::new(|| Tenant::DEFAULT.into());
+        Self(SHARED.clone())
     }
 }
 

@@ -142,10 +142,11 @@ fn check_tenant(name: Option<String>, policy: &TokenPolicy) -> Result<Tenant, Re
             Tenant::parse(&name).map_err(|reason| unauthorized(format!("the token's tenant is not valid: {reason}")))?
         }
     };
-    if policy.tenants.is_empty() || policy.tenants.contains(&tenant) {
-        Ok(tenant)
-    } else {
-        Err(unauthorized(format!("the token's tenant {:?} is not served here", tenant.as_str())))
+    match policy.tenants.iter().find(|served| **served == tenant) {
+        // All its clients share the text.
+        Some(served) => Ok(served.clone()),
+        None if policy.tenants.is_empty() => Ok(tenant),
+        None => Err(unauthorized(format!("the token's tenant {:?} is not served here", tenant.as_str()))),
     }
 }
 

@@ -7,7 +7,8 @@ use std::{
 
 use ahash::RandomState;
 use fanfare_presence::{
-    Answer, Audience, Effect, Keeper, KeeperConfig, Place, PresenceStore, QueryId, StoreEvent, StoreEvents, Told,
+    Answer, Audience, Effect, Keeper, KeeperConfig, Place, PlaceMap, PresenceStore, QueryId, StoreEvent, StoreEvents,
+    Told,
 };
 use fanfare_protocol::{ErrorBody, ErrorCode};
 use fanfare_session::Completion;
@@ -36,8 +37,8 @@ use crate::{
     },
 };
 
-/// Slots of shards that announcements of a place go to.
-type Watchers = SmallVec<[(ShardId, SlotId); 2]>;
+/// Slots of shards that announcements of a place go to, for each audience.
+type Watchers = [SmallVec<[(ShardId, SlotId); 1]>; 2];
 
 /// See the module.
 pub(crate) struct PresenceDriver {
@@ -45,7 +46,7 @@ pub(crate) struct PresenceDriver {
     store: Arc<dyn PresenceStore>,
     begun: Instant,
     outlets: Vec<Outlet>,
-    watchers: HashMap<(Place, Audience), Watchers, RandomState>,
+    watchers: PlaceMap<Watchers>,
     questions: HashMap<QueryId, (Place, Asker), RandomState>,
     next_query: u64,
     /// Calls that are under way. The keeper bounds them.
@@ -75,7 +76,7 @@ impl PresenceDriver {
             store,
             begun: Instant::now(),
             outlets: shards.into_iter().map(Outlet::new).collect(),
-            watchers: HashMap::default(),
+            watchers: PlaceMap::default(),
             questions: HashMap::default(),
             next_query: 0,
             calls: FuturesUnordered::new(),
@@ -167,19 +168,22 @@ impl PresenceDriver {
             }
             PresenceRequest::Leave { place, connection } => self.keeper.handle_leave(now, &place, connection),
             PresenceRequest::Watch { shard, slot, place, audience } => {
-                let watchers = self.watchers.entry((place.clone(), audience)).or_default();
+                let watchers = &mut self.watchers.get_or_insert_with(&place, Watchers::default)[audience as usize];
                 watchers.push((shard, slot));
                 if watchers.len() == 1 {
                     self.keeper.handle_watch(now, &place, audience);
                 }
             }
             PresenceRequest::Unwatch { shard, slot, place, audience } => {
-                let key = (place, audience);
-                let Some(watchers) = self.watchers.get_mut(&key) else { return };
-                watchers.retain(|own| *own != (shard, slot));
-                if watchers.is_empty() {
-                    self.watchers.remove(&key);
-                    self.keeper.handle_unwatch(now, &key.0, audience);
+                let Some(watchers) = self.watchers.get_mut(&place) else { return };
+                let concerned = &mut watchers[audience as usize];
+                let before = concerned.len();
+                concerned.retain(|own| *own != (shard, slot));
+                if before > 0 && concerned.is_empty() {
+                    if watchers.iter().all(|audience| audience.is_empty()) {
+                        self.watchers.remove(&place);
+                    }
+                    self.keeper.handle_unwatch(now, &place, audience);
                 }
             }
             PresenceRequest::Ask { query, asker } if self.questions.len() >= PRESENCE_QUESTIONS => {
@@ -258,25 +262,24 @@ impl PresenceDriver {
     }
 
     fn announce(&mut self, place: Place, audience: Audience, told: Vec<Told>) {
-        let to = (place, audience);
         for told in told {
             self.metrics.announced(&told);
             let publication = match told {
-                Told::Change(change) => announcing::change(&to.0, &change),
-                Told::Count(counts) => announcing::count(&to.0, counts),
-                Told::Snapshot(answer) => answering::snapshot(&to.0, *answer),
+                Told::Change(change) => announcing::change(&place, &change),
+                Told::Count(counts) => announcing::count(&place, counts),
+                Told::Snapshot(answer) => answering::snapshot(&place, *answer),
             };
-            self.tell(&to, Arc::new(publication));
+            self.tell(&place, audience, Arc::new(publication));
         }
     }
 
-    fn tell(&mut self, to: &(Place, Audience), publication: Arc<EncodedPublication>) {
-        let Some(watchers) = self.watchers.get(to) else { return };
+    fn tell(&mut self, place: &Place, audience: Audience, publication: Arc<EncodedPublication>) {
+        let Some(watchers) = self.watchers.get(place) else { return };
         let now = Instant::now();
         let announce = |(shard, slot): &(ShardId, SlotId)| {
             self.outlets[usize::from(shard.0)].announce(*slot, publication.clone(), now)
         };
-        let dropped = watchers.iter().map(announce).sum();
+        let dropped = watchers[audience as usize].iter().map(announce).sum();
         self.count_dropped(dropped);
     }
 

@@ -105,7 +105,7 @@ impl Bench {
             channels: channels.iter().map(|name| Asked { name: (*name).to_owned(), ..Asked::default() }).collect(),
         };
         let variant = Variant::new(Dialect::Json, false);
-        self.shard.adopt(Adopted { stream, unread: Vec::new(), variant, handshake });
+        self.shard.adopt(Adopted { stream, answer: None, unread: &mut [], variant, handshake });
         let slots: Vec<_> = channels.iter().map(|_| self.subscribe_request()).collect();
         self.tell(slots.iter().map(|slot| ShardMessage::Subscribed { slot: *slot, position: at.clone() }));
         (client, slots)

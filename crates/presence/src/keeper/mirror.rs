@@ -31,25 +31,28 @@ pub(super) struct Mirror {
     /// What was followed last.
     followed: Option<Version>,
     /// Connections that the store had before it lost its data, and has not again; and until when they are believed.
-    unproven: HashMap<ConnectionKey, User>,
-    unproven_until: Duration,
+    unproven: Option<Box<Unproven>>,
     /// A question or a call for it stands in a queue.
     pub(super) is_queued: bool,
     /// The last call for it failed, and it is not time to try again.
     pub(super) is_held: bool,
     /// Whom to tell; the announcer is there once there is something to compare with.
     watchers: [Watcher; 2],
-    buffered: Vec<(Version, Vec<RowChange>)>,
-    buffered_rows: usize,
     pub(super) waiting: Vec<Waiting>,
     /// When nobody watches any more, until when it is followed all the same.
     pub(super) lingers_until: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
+struct Unproven {
+    connections: HashMap<ConnectionKey, User>,
+    until: Duration,
+}
+
+#[derive(Debug, Default)]
 struct Watcher {
     is_there: bool,
-    announcer: Option<Announcer>,
+    announcer: Option<Box<Announcer>>,
     /// Somebody was shown what the node knew when it could not ask the store.
     is_owed: bool,
 }
@@ -64,9 +67,9 @@ pub(super) enum Phase {
     /// It tells, and rows are to be read.
     Unread,
     /// They are being read.
-    Reading(Reading),
-    /// The roster is that of this version.
-    Following(Version),
+    Reading(Box<Reading>),
+    /// The roster is that of the version that was followed last.
+    Following,
 }
 
 /// What was read so far.
@@ -76,6 +79,9 @@ pub(super) struct Reading {
     number: u64,
     first: Option<Version>,
     rows: Vec<(Incarnation, Row)>,
+    /// What was told meanwhile.
+    changes: Vec<(Version, Vec<RowChange>)>,
+    changed_rows: usize,
     /// Something has happened that makes it worthless.
     is_void: bool,
 }
@@ -107,13 +113,10 @@ impl Mirror {
             phase: Phase::Unlistened,
             is_confirmed: false,
             followed: None,
-            unproven: HashMap::new(),
-            unproven_until: Duration::ZERO,
+            unproven: None,
             is_queued: false,
             is_held: false,
             watchers: Default::default(),
-            buffered: Vec::new(),
-            buffered_rows: 0,
             waiting: Vec::new(),
             lingers_until: None,
         }
@@ -136,7 +139,7 @@ impl Mirror {
 
     /// Whether what it has is what the store has, as far as anybody knows.
     pub(super) fn is_confirmed(&self) -> bool {
-        self.is_confirmed && self.unproven.is_empty() && self.version().is_some()
+        self.is_confirmed && self.unproven.is_none() && self.version().is_some()
     }
 
     /// The store says that nothing was missed, or that something may have been.
@@ -152,15 +155,13 @@ impl Mirror {
 
     /// When those who are only believed to be there are believed no more.
     pub(super) fn unproven_until(&self) -> Option<Duration> {
-        (!self.unproven.is_empty()).then_some(self.unproven_until)
+        self.unproven.as_ref().map(|unproven| unproven.until)
     }
 
     /// The time of those may be over.
     pub(super) fn end_unproven(&mut self, now: Duration) {
-        if self.unproven_until > now {
-            return;
-        }
-        for (connection, user) in std::mem::take(&mut self.unproven) {
+        let Some(unproven) = self.unproven.take_if(|unproven| unproven.until <= now) else { return };
+        for (connection, user) in unproven.connections {
             let changed = self.roster.apply(RowChange::Removed { connection, user });
             self.note(now, &changed);
         }
@@ -169,25 +170,26 @@ impl Mirror {
     /// Where it stands; `None` where it does not follow.
     pub(super) fn version(&self) -> Option<&Version> {
         match &self.phase {
-            Phase::Following(version) => Some(version),
+            Phase::Following => self.followed.as_ref(),
             _ => None,
         }
     }
 
     pub(super) fn announcer(&mut self, audience: Audience) -> Option<&mut Announcer> {
-        self.watchers[audience as usize].announcer.as_mut()
+        self.watchers[audience as usize].announcer.as_deref_mut()
     }
 
     /// An announcer for each audience that has none, once there is something to compare with. Says which audiences are to be shown
     /// everything, and with which version.
     pub(super) fn prepare(&mut self, batch: Duration, max_named: usize) -> Vec<(Audience, u64)> {
         let mut owed = Vec::new();
-        if !matches!(self.phase, Phase::Following(_)) {
+        if !matches!(self.phase, Phase::Following) {
             return owed;
         }
         for (watcher, audience) in self.watchers.iter_mut().zip([Audience::Auto, Audience::Names]) {
             if watcher.is_there && watcher.announcer.is_none() {
-                let announcer = watcher.announcer.insert(Announcer::new(audience, batch, max_named, &self.roster));
+                let announcer =
+                    watcher.announcer.insert(Box::new(Announcer::new(audience, batch, max_named, &self.roster)));
                 if std::mem::take(&mut watcher.is_owed) {
                     owed.push((audience, announcer.show()));
                 }
@@ -203,33 +205,33 @@ impl Mirror {
 
     /// Takes a change. `false`: one before it was missed, and everything has to be read anew.
     pub(super) fn handle_change(&mut self, now: Duration, version: Version, changes: Vec<RowChange>) -> bool {
-        match &mut self.phase {
+        let at = match (&mut self.phase, &self.followed) {
+            (Phase::Reading(reading), _) => {
+                reading.note(version, changes);
+                return true;
+            }
+            (Phase::Following, Some(at)) => at,
             // What happened before the first page is in the pages.
-            Phase::Unlistened | Phase::Listening | Phase::Unread => true,
-            Phase::Reading(_) => {
-                self.buffer(version, changes);
-                true
-            }
-            Phase::Following(at) if version.epoch == at.epoch && version.number <= at.number => true,
-            Phase::Following(at) if follows(at, &version) => {
-                at.clone_from(&version);
-                self.followed = Some(version);
-                for change in changes {
-                    self.apply(now, change);
-                }
-                true
-            }
-            Phase::Following(_) => {
-                self.phase = Phase::Unread;
-                false
-            }
+            _ => return true,
+        };
+        if version.epoch == at.epoch && version.number <= at.number {
+            return true;
         }
+        if !follows(at, &version) {
+            self.phase = Phase::Unread;
+            return false;
+        }
+        self.followed = Some(version);
+        for change in changes {
+            self.apply(now, change);
+        }
+        true
     }
 
     /// Everything has to be read anew. `true`: that has to be begun.
     pub(super) fn handle_doubt(&mut self) -> bool {
         match &mut self.phase {
-            Phase::Following(_) => {
+            Phase::Following => {
                 self.phase = Phase::Unread;
                 true
             }
@@ -242,8 +244,7 @@ impl Mirror {
     }
 
     pub(super) fn begin_reading(&mut self, number: u64) {
-        self.phase = Phase::Reading(Reading { number, ..Reading::default() });
-        self.forget_buffered();
+        self.phase = Phase::Reading(Box::new(Reading { number, ..Reading::default() }));
     }
 
     /// Whether this is the reading that is under way.
@@ -282,13 +283,12 @@ impl Mirror {
     /// All pages are read: what they say, and what came meanwhile, is the roster.
     fn take_over(&mut self, now: Duration, lease: Duration) -> PageRead {
         let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Unread) else { return PageRead::Again };
-        let Reading { first, rows, .. } = reading;
+        let Reading { first, rows, changes: came, .. } = *reading;
         let mut version = first.unwrap_or(Version { epoch: String::new(), number: 0 });
         let mut roster = Roster::default();
         roster.replace(rows);
         let mut changed = HashSet::new();
-        self.buffered_rows = 0;
-        for (next, changes) in std::mem::take(&mut self.buffered) {
+        for (next, changes) in came {
             if next.epoch == version.epoch && next.number <= version.number {
                 continue;
             }
@@ -302,30 +302,33 @@ impl Mirror {
             }
         }
         let is_lost = self.followed.as_ref().is_some_and(|at| at.epoch != version.epoch || at.number > version.number);
-        if is_lost {
-            self.unproven_until = now + lease;
-        }
         let before = std::mem::take(&mut self.roster);
-        let unproven = std::mem::take(&mut self.unproven);
+        let believed = self.unproven.take().map(|unproven| *unproven).unwrap_or_default();
+        let until = if is_lost { now + lease } else { believed.until };
+        let mut unproven = Unproven { connections: HashMap::new(), until };
         for (incarnation, row) in before.rows() {
             let connection = row.connection;
-            let was_believed = is_lost || unproven.contains_key(&connection);
+            let was_believed = is_lost || believed.connections.contains_key(&connection);
             // Incarnations whose leases were lost count as dead before they have written anything again.
             if was_believed && !changed.contains(&connection) && !roster.has(connection) {
-                self.unproven.insert(connection, row.user.clone());
+                unproven.connections.insert(connection, row.user.clone());
                 roster.apply(RowChange::Put(incarnation.clone(), row));
             }
         }
+        self.unproven = (!unproven.connections.is_empty()).then(|| Box::new(unproven));
         self.roster = roster;
-        self.followed = Some(version.clone());
-        self.phase = Phase::Following(version);
+        self.followed = Some(version);
+        self.phase = Phase::Following;
         self.is_confirmed = true;
         self.note_differences(now, &before);
         PageRead::Done
     }
 
     fn apply(&mut self, now: Duration, change: RowChange) {
-        self.unproven.remove(&connection_of(&change));
+        if let Some(unproven) = &mut self.unproven {
+            unproven.connections.remove(&connection_of(&change));
+        }
+        self.unproven.take_if(|unproven| unproven.connections.is_empty());
         let changed = self.roster.apply(change);
         self.note(now, &changed);
     }
@@ -342,21 +345,17 @@ impl Mirror {
             self.note(now, &changed);
         }
     }
+}
 
-    fn buffer(&mut self, version: Version, changes: Vec<RowChange>) {
-        self.buffered_rows += changes.len();
-        self.buffered.push((version, changes));
-        if self.buffered_rows > BUFFERED_ROWS {
-            self.forget_buffered();
-            if let Phase::Reading(reading) = &mut self.phase {
-                reading.is_void = true;
-            }
+impl Reading {
+    fn note(&mut self, version: Version, changes: Vec<RowChange>) {
+        self.changed_rows += changes.len();
+        self.changes.push((version, changes));
+        if self.changed_rows > BUFFERED_ROWS {
+            self.is_void = true;
+            self.changes = Vec::new();
+            self.changed_rows = 0;
         }
-    }
-
-    fn forget_buffered(&mut self) {
-        self.buffered = Vec::new();
-        self.buffered_rows = 0;
     }
 }
 

@@ -57,7 +57,7 @@ impl Keeper {
                     return Some(Call::Read { place, cursor: None, limit: ROWS_PER_READ, reading });
                 }
                 Phase::Unlistened | Phase::Unread => break,
-                Phase::Listening | Phase::Reading(_) | Phase::Following(_) => {
+                Phase::Listening | Phase::Reading(_) | Phase::Following => {
                     mirror.is_queued = false;
                     self.calls.pop_front();
                 }
@@ -87,7 +87,10 @@ impl Keeper {
             None => {
                 mirror.phase = Phase::Unread;
             }
-            Some(page) => {
+            Some(mut page) => {
+                for (_, row) in &mut page.rows {
+                    *row = self.own.share(place, row.clone());
+                }
                 let lease = &self.lease;
                 if let PageRead::More(cursor) =
                     mirror.handle_page(self.now, self.config.lease, page, |incarnation| lease.is_dead(incarnation))
@@ -130,7 +133,7 @@ impl Keeper {
 
     pub(super) fn mirror(&mut self, place: &Place) -> &mut Mirror {
         let unlisten = &mut self.unlisten;
-        self.mirrors.entry(place.clone()).or_insert_with(|| {
+        self.mirrors.get_or_insert_with(place, || {
             let mut mirror = Mirror::new();
             // Nobody has told the store yet that it was not wanted for a while.
             if unlisten.remove(place) {

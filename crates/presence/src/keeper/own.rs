@@ -3,15 +3,11 @@
 //! A write is not believed until it was acknowledged, and doing it twice is the same as once: whatever the store has lost, or may
 //! not have done, is written again.
 
-use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
 
-use crate::{Call, ConnectionKey, Incarnation, Place, Row, State, Version, Write};
+use crate::{Call, ConnectionKey, Incarnation, Place, PlaceMap, Row, State, Version, Write, compact_map::CompactMap};
 
 /// Rows in one write.
 const ROWS_PER_WRITE: usize = 128;
@@ -25,7 +21,7 @@ const REWRITE_BURST: f64 = 64.0;
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct OwnRows {
-    places: HashMap<Place, OwnPlace>,
+    places: PlaceMap<OwnPlace>,
     /// Places whose rows have changed.
     fresh: VecDeque<Place>,
     /// Places all of whose rows are to be written anew.
@@ -41,7 +37,7 @@ pub(super) struct OwnRows {
 
 #[derive(Debug, Default)]
 struct OwnPlace {
-    rows: HashMap<ConnectionKey, OwnRow>,
+    rows: CompactMap<ConnectionKey, OwnRow>,
     /// Rows to write, each once.
     dirty: Vec<ConnectionKey>,
     note: Note,
@@ -111,19 +107,15 @@ impl OwnRows {
     }
 
     pub(super) fn join(&mut self, place: &Place, row: Row) {
-        let own = match self.places.get_mut(place) {
-            Some(own) => own,
-            None => self.places.entry(place.clone()).or_default(),
-        };
-        match own.rows.entry(row.connection) {
-            Entry::Vacant(vacant) => {
+        let own = self.places.get_or_insert_with(place, OwnPlace::default);
+        match own.rows.get_mut(&row.connection) {
+            None => {
                 let connection = row.connection;
-                vacant.insert(OwnRow { row, dirty: true, leaves: None, gone: false });
+                own.rows.insert(connection, OwnRow { row, dirty: true, leaves: None, gone: false });
                 own.dirty.push(connection);
                 self.connections += 1;
             }
-            Entry::Occupied(mut occupied) => {
-                let present = occupied.get_mut();
+            Some(present) => {
                 // Who comes back in time has never been away for others, but services hear of two subscriptions.
                 let since = if present.leaves.take().is_some() { row.since } else { present.row.since };
                 let row = Row { since, ..row };
@@ -189,7 +181,6 @@ impl OwnRows {
             own.rows.retain(|_, present| !present.gone);
             self.connections -= before - own.rows.len();
             own.dirty = own.rows.keys().copied().collect();
-            own.dirty.sort_unstable();
             own.rows.values_mut().for_each(|present| present.dirty = true);
             self.unproven += usize::from(own.unproven.replace(own.writes_left()).is_none());
             if own.rows.is_empty() && !own.busy {
@@ -218,6 +209,12 @@ impl OwnRows {
     pub(super) fn present<'a>(&'a self, place: &Place) -> impl Iterator<Item = &'a Row> + use<'a> {
         let rows = self.places.get(place).into_iter().flat_map(|own| own.rows.values());
         rows.filter(|present| !present.gone).map(|present| &present.row)
+    }
+
+    /// The row of a change or a page, which shares the texts of the row that it says the same as.
+    pub(super) fn share(&self, place: &Place, row: Row) -> Row {
+        let own = self.places.get(place).and_then(|own| own.rows.get(&row.connection));
+        own.filter(|present| present.row == row).map_or(row, |present| present.row.clone())
     }
 
     /// What has to be done before a question sees what was joined before it. `None`: nothing.

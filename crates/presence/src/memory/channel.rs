@@ -1,15 +1,12 @@
 //! The rows of channels. Time is an argument.
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::{
-    ConnectionKey, Incarnation, Place, Reap, Reaped, Row, RowChange, RowPage, Standing, StoreEvent, User, Version,
-    Write, Written,
+    ConnectionKey, Incarnation, Place, PlaceMap, Reap, Reaped, Row, RowChange, RowPage, Standing, StoreEvent, User,
+    Version, Write, Written, compact_map::CompactMap,
 };
 
 /// How long the numbering of a channel without rows is kept.
@@ -19,7 +16,7 @@ const REAPED_ROWS: usize = 500;
 
 #[derive(Debug, Default)]
 pub(super) struct Channels {
-    channels: HashMap<Place, Channel>,
+    channels: PlaceMap<Channel>,
     /// Channels that had no row left, in the order in which that happened.
     empty: VecDeque<(Instant, Place)>,
 }
@@ -27,12 +24,12 @@ pub(super) struct Channels {
 #[derive(Debug)]
 struct Channel {
     version: Version,
-    rows: HashMap<ConnectionKey, Kept>,
+    rows: CompactMap<ConnectionKey, Kept>,
     /// In the order in which they came, so that a cursor skips nothing whatever is removed.
-    order: BTreeMap<u64, ConnectionKey>,
+    order: CompactMap<u64, ConnectionKey>,
     last: u64,
     /// With the number of connections of each.
-    users: HashMap<User, u32>,
+    users: CompactMap<User, u32>,
     empty_since: Option<Instant>,
 }
 
@@ -47,7 +44,7 @@ impl Channels {
     pub(super) fn write(&mut self, now: Instant, write: Write) -> (Written, Option<StoreEvent>) {
         self.forget_empty(now);
         let Write { place, incarnation, puts, removes } = write;
-        let channel = self.channels.entry(place.clone()).or_insert_with(Channel::new);
+        let channel = self.channels.get_or_insert_with(&place, Channel::new);
         let was_empty = channel.rows.is_empty();
         let mut changes = Vec::new();
         for row in puts {
@@ -89,7 +86,7 @@ impl Channels {
         let Some(channel) = self.channels.get(place) else {
             return RowPage { version: nothing_written(), rows: Vec::new(), next: None };
         };
-        let mut behind = channel.order.range(cursor.map_or(0, |cursor| cursor + 1)..);
+        let mut behind = channel.order.behind(cursor.as_ref());
         let page: Vec<_> = behind.by_ref().take(limit.max(1)).collect();
         let next = behind.next().and_then(|_| page.last().map(|(number, _)| **number));
         let rows = page.into_iter().filter_map(|(_, connection)| channel.rows.get(connection));
@@ -150,10 +147,10 @@ impl Channel {
     fn new() -> Self {
         Self {
             version: nothing_written(),
-            rows: HashMap::new(),
-            order: BTreeMap::new(),
+            rows: CompactMap::default(),
+            order: CompactMap::default(),
             last: 0,
-            users: HashMap::new(),
+            users: CompactMap::default(),
             empty_since: None,
         }
     }
@@ -175,7 +172,10 @@ impl Channel {
                 self.last
             }
         };
-        *self.users.entry(row.user.clone()).or_default() += 1;
+        match self.users.get_mut(&row.user) {
+            Some(connections) => *connections += 1,
+            None => _ = self.users.insert(row.user.clone(), 1),
+        }
         self.rows.insert(connection, Kept { number, incarnation: incarnation.clone(), row: row.clone() });
         Some(RowChange::Put(incarnation.clone(), row))
     }

@@ -150,7 +150,7 @@ pub(crate) async fn listening_and_reading_have_no_hole_between_them<F: Fixture>(
         for change in changes {
             match change {
                 RowChange::Put(incarnation, row) => mirrored.insert(row.connection.0, (incarnation, row)),
-                RowChange::Removed { connection, .. } => mirrored.remove(&connection.0),
+                RowChange::Removed { connection, .. } => mirrored.remove(&{ connection.0 }),
             };
         }
     }
