@@ -41,7 +41,7 @@ def main():
         print(rendered(run))
     else:
         run = measured(arguments)
-        print(targets.table(run["results"]))
+        print(targets.table(run, all_of_them=False))
     if arguments.write:
         written(run)
     return 1 if any("error" in result for result in run["results"]) else 0
@@ -122,7 +122,7 @@ def kept(run):
 
 
 def joined(run, later):
-    """Two runs as one; a scenario that both have is the later one's."""
+    """Two runs as one, on the machine of the later; a scenario that both have is the later one's."""
     names = {result["scenario"] for result in later["results"]}
     results = [result for result in run["results"] if result["scenario"] not in names] + later["results"]
     return {**run, **later, "results": results, "seconds": run["seconds"] | later["seconds"]}
@@ -139,11 +139,11 @@ def sections(run):
 
 def rendered(run):
     parts = [f"## {scenario.title}\n\n{scenario.render(results)}" for scenario, results, _ in sections(run)]
-    return "\n\n".join([*parts, targets.table(run["results"]), machine.sentence(run)])
+    return "\n\n".join([*parts, targets.table(run), machine.sentence(run)])
 
 
 def written(run):
-    texts = {"machine": machine.sentence(run), "targets": targets.table(run["results"])}
+    texts = {"machine": machine.sentence(run), "targets": targets.table(run)}
     images = {}
     for scenario, results, drawn in sections(run):
         texts[scenario.name] = document.section(scenario, results, drawn, run["seconds"].get(scenario.name))
