@@ -20,6 +20,7 @@ class Setup:
     deflate: bool = False  # permessage-deflate is on, and clients offer it
     sse: bool = False  # clients are streams of server-sent events
     memory: bool = False  # no broker
+    small_outbox: bool = False  # slow consumers are cut at 256 KiB
     nodes: int = 1
 
 
@@ -135,6 +136,8 @@ class Fanfare(Contender):
             wanted["FANFARE_NAMESPACE_DEFAULTS__SUBSCRIBE"] = "token"
         if setup.history:
             wanted["FANFARE_NAMESPACES__BENCH__HISTORY__SIZE"] = "1000"
+        if setup.small_outbox:
+            wanted |= {"FANFARE_LIMITS__OUTBOX_BYTES": "256KiB", "FANFARE_LIMITS__PUBLICATION_BYTES": "256KiB"}
         if setup.presence:
             wanted["FANFARE_NAMESPACES__BENCH__PRESENCE"] = "true"
             wanted["FANFARE_STORE"] = self.redis()

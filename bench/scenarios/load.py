@@ -30,7 +30,8 @@ class Saturation(Scenario):
         for sockets in [1_000] if quick else [1_000, 10_000]:
             for contender in [*able(contenders, Setup()), *joined]:
                 steps = [Step(load("saturate", sockets=sockets, bytes=128, seconds=3 if quick else 5))]
-                if not contender.peer or sockets == 1_000 and not quick:
+                # What comes evenly comes one by one, so that there is nothing to join.
+                if contender not in joined and (not contender.peer or sockets == 1_000 and not quick):
                     steps += [share(sockets, percent) for percent in [50, 80]]
                 cases.append(Case(contender, {"sockets": sockets}, steps))
         return cases
@@ -65,18 +66,18 @@ class Latency(Scenario):
 class Slow(Scenario):
     name, title = "slow", "Slow consumers"
     about = (
-        "1,000 sockets of one channel, 100 messages of 1 KiB a second; of them none or 50 stop reading. The others must not notice, "
-        "and those that stopped are cut once their outbox is full."
+        "200 sockets of one channel, 250 messages of 4 KiB a second; of them none or 10 stop reading. The others must not notice, and those that "
+        "stopped are cut once the kernel's buffers and their outbox are full, which here is set to 256 KiB (4 MiB unless configured)."
     )
     columns = [CPU, P50, P99, Column("max", "latency_max_ms", "ms", 1), LOST, Column("cut", "slow_closed", "", 0)]
-    SECONDS = 20
+    SECONDS = 10
 
     def cases(self, contenders, quick):
         nodes = [contender for contender in ours(contenders) if contender.name != "floor"]
         cases = []
-        for slow in [0, 50]:
-            command = load("rate", sockets=1_000, bytes=1024, rate=100, seconds=self.SECONDS, slow=slow)
-            cases += [Case(contender, {"slow": slow}, [Step(command)]) for contender in nodes]
+        for slow in [0, 10]:
+            command = load("rate", sockets=200, bytes=4096, rate=250, seconds=self.SECONDS, slow=slow)
+            cases += [Case(contender, {"slow": slow}, [Step(command)], Setup(small_outbox=True)) for contender in nodes]
         return cases
 
 

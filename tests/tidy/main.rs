@@ -24,7 +24,17 @@ const ALLOWED: [(&str, &[&str]); 8] = [
 const PURE: [&str; 2] = ["protocol", "session"];
 
 /// What of crates/presence decides: files, or folders with all that is in them. The others are stores, and what opens them.
-const PURE_PRESENCE: [&str; 7] = ["announcer.rs", "keeper", "keeper.rs", "roster", "roster.rs", "row.rs", "lib.rs"];
+const PURE_PRESENCE: [&str; 9] = [
+    "announcer.rs",
+    "compact_map.rs",
+    "keeper",
+    "keeper.rs",
+    "lib.rs",
+    "place_map.rs",
+    "roster",
+    "roster.rs",
+    "row.rs",
+];
 
 /// What would make code impure.
 const IMPURE: [&str; 9] = [
