@@ -158,7 +158,9 @@ impl Shard {
         if let Some(topic) = state.topics.get_mut(slot) {
             topic.subscribers = subscribers;
         }
-        self.deliver_to_streams(state, &streams, &publications);
+        if !streams.is_empty() {
+            self.deliver_to_streams(state, &streams, &publications);
+        }
         for index in slow {
             self.close_slow_consumer(state, index as usize);
         }

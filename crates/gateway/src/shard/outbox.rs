@@ -23,6 +23,9 @@ pub(crate) struct Outbox {
     bytes: u32,
 }
 
+/// Pieces that a queue has room for when it is made: most have a few, and growing to them would cost more than writing them.
+const WAITING: usize = 8;
+
 /// How much may wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OutboxLimits {
@@ -65,7 +68,7 @@ impl Outbox {
             return Err(Overflow);
         }
         self.bytes = u32::try_from(bytes).map_err(|_| Overflow)?;
-        self.rest.get_or_insert_default().push_back(piece);
+        self.rest.get_or_insert_with(|| Box::new(VecDeque::with_capacity(WAITING))).push_back(piece);
         Ok(())
     }
 
