@@ -48,8 +48,9 @@ pub(crate) struct Options {
     /// Seconds between publishing and coming back: brokers take messages in a while.
     #[arg(long, default_value_t = 1.0)]
     away: f64,
-    /// Sockets that connect at one time. More than a server's listener holds are left to the kernel's timers, and measure those.
-    #[arg(long, default_value_t = 1_000)]
+    /// Sockets that connect at one time. More than a server's listener holds (often 511) wait for the kernel to try again after
+    /// a second, and measure that.
+    #[arg(long, default_value_t = 500)]
     concurrency: usize,
 }
 
