@@ -40,13 +40,18 @@ pub fn count(directory: &Path) -> Result<Counts, CountError> {
     let program = std::env::current_exe().map_err(CountError::NoValgrind)?;
     let profile = directory.join("callgrind.out");
     let output = Command::new("valgrind")
-        .args(["--quiet", "--tool=callgrind", "--toggle-collect=*counter*measured*", "--dump-after=*counter*finished*"])
+        .args([
+            "--quiet",
+            "--tool=callgrind",
+            "--compress-strings=no",
+            "--toggle-collect=*count_instructions*",
+            "--dump-after=*end_case*",
+        ])
         .arg(format!("--callgrind-out-file={}", profile.display()))
         .args([program.as_os_str(), CASES.as_ref()])
         // What is around does not matter: neither tunables of the C library, nor its limits, nor the stack's beginning.
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("_RJEM_MALLOC_CONF", "narenas:1,background_thread:false,dirty_decay_ms:-1,muzzy_decay_ms:-1")
         .stdin(Stdio::null())
         .output()
         .map_err(CountError::NoValgrind)?;

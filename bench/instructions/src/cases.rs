@@ -5,6 +5,7 @@ mod encoding;
 mod envelope;
 mod frames;
 mod hub;
+mod nats;
 
 use crate::counter::Counter;
 
@@ -13,6 +14,7 @@ use crate::counter::Counter;
 pub fn run_all() {
     let run = || {
         let mut counter = Counter::default();
+        nats::count(&mut counter);
         envelope::count(&mut counter);
         encoding::count(&mut counter);
         frames::count(&mut counter);

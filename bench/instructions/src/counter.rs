@@ -24,7 +24,7 @@ impl Counter {
         warm.iter_mut().for_each(|input| drop(black_box(work(black_box(input)))));
         drop(warm);
         let mut inputs: Vec<T> = (0..calls).map(make).collect();
-        measured(&mut || inputs.iter_mut().for_each(|input| drop(black_box(work(black_box(input))))));
+        count_instructions(&mut || inputs.iter_mut().for_each(|input| drop(black_box(work(black_box(input))))));
         self.finish(name, calls);
     }
 
@@ -39,7 +39,7 @@ impl Counter {
         work();
         rest();
         for _ in 0..rounds {
-            measured(&mut work);
+            count_instructions(&mut work);
             rest();
         }
         self.finish(name, rounds * units);
@@ -48,14 +48,14 @@ impl Counter {
     fn finish(&mut self, name: impl Into<String>, calls: usize) {
         let name = name.into();
         assert!(!self.names.contains(&name), "{name} is there twice");
-        finished(&name, calls);
+        end_case(&name, calls);
         self.names.push(name);
     }
 }
 
 /// Callgrind collects from its beginning to its end.
 #[inline(never)]
-fn measured(work: &mut dyn FnMut()) {
+fn count_instructions(work: &mut dyn FnMut()) {
     work();
     // A call in the last place becomes a jump, and its end is missed.
     black_box(&0u8);
@@ -64,7 +64,7 @@ fn measured(work: &mut dyn FnMut()) {
 /// Callgrind writes at its end what it has collected, and begins anew.
 #[inline(never)]
 #[expect(clippy::print_stdout, reason = "this is what the process that counts reads")]
-fn finished(name: &str, calls: usize) {
+fn end_case(name: &str, calls: usize) {
     println!("{calls} {name}");
     black_box(&0u8);
 }

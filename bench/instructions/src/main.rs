@@ -18,9 +18,6 @@ use callgrind::CountError;
 use comparison::Comparison;
 use environment::Environment;
 
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 const USAGE: &str = "\
 instructions check   counts, and fails where something costs more than the baseline allows
 instructions accept  counts, and makes that the baseline

@@ -52,6 +52,9 @@ mod stream;
 mod stream_config;
 mod walk;
 
+#[doc(hidden)]
+pub use intake::bench;
+
 use std::{
     sync::{Arc, RwLock, atomic::Ordering},
     time::Duration,

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use fanfare_protocol::{
-    Delivery, Dialect, ErrorBody, ErrorCode, Position, Push, RecordedJson, ServerMessage, json, msgpack,
+    Delivery, Dialect, Envelope, ErrorBody, ErrorCode, Position, Push, RecordedJson, ServerMessage, json, msgpack,
 };
 use fanfare_session::SessionId;
 
@@ -79,7 +79,7 @@ pub(crate) struct EncodedPublication {
 
 impl EncodedPublication {
     pub(crate) fn new(delivery: &Delivery<'_>) -> Self {
-        let mut json = Vec::with_capacity(HEADER_ROOM + 192 + data_bytes(delivery));
+        let mut json = Vec::with_capacity(HEADER_ROOM + 192 + data_bytes(delivery) + optional_bytes(delivery));
         json.resize(HEADER_ROOM, 0);
         delivery.write_json(&mut json);
         let start = write_header(&mut json);
@@ -126,7 +126,8 @@ impl EncodedPublication {
 
     fn encode(&self, variant: Variant, deflater: &mut Deflater) -> Vec<u8> {
         let json = &self.json[HEADER_ROOM..];
-        let mut frame = Vec::with_capacity(json.len() + HEADER_ROOM);
+        // Each dialect knows how much room it needs.
+        let mut frame = Vec::new();
         encode_json(variant, json, deflater, &mut frame);
         frame
     }
@@ -183,6 +184,12 @@ fn session_id(text: &str) -> Option<SessionId> {
     u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32).map(SessionId)
 }
 
+/// What fields have that most publications do not; the room for their names is among the rest.
+fn optional_bytes(delivery: &Delivery<'_>) -> usize {
+    let Envelope { id, key, traceparent, .. } = delivery.envelope;
+    [id, key, traceparent].into_iter().flatten().map(|text| text.len() + 20).sum()
+}
+
 fn data_bytes(delivery: &Delivery<'_>) -> usize {
     use fanfare_protocol::Data;
     match &delivery.envelope.data {
@@ -195,7 +202,7 @@ fn data_bytes(delivery: &Delivery<'_>) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use fanfare_protocol::{Body, Envelope};
+    use fanfare_protocol::Body;
 
     use super::*;
 

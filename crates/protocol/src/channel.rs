@@ -91,7 +91,8 @@ pub fn escape_segment(text: &str) -> String {
 }
 
 pub(crate) fn namespace(name: &str) -> &str {
-    name.split_once(':').map_or(name, |(first, _)| first)
+    // It is short, and looked at for each publication: a plain loop is through before a search has begun.
+    &name[..name.bytes().position(|byte| byte == b':').unwrap_or(name.len())]
 }
 
 /// The rules that channels and patterns share; `check` judges what a segment holds.

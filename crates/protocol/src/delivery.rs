@@ -20,11 +20,11 @@ impl Delivery<'_> {
     pub fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"event\":");
         json::write_str(out, &self.envelope.event);
-        json::write_str_field(out, "channel", Some(self.channel));
+        json::write_str_field(out, r#","channel":"#, Some(self.channel));
         self.envelope.write_fields(out, Some(self.timestamp));
         if let Some(position) = self.position {
-            json::write_u64_field(out, "offset", Some(position.offset));
-            json::write_str_field(out, "epoch", Some(position.epoch.as_str()));
+            json::write_u64_field(out, r#","offset":"#, Some(position.offset));
+            json::write_str_field(out, r#","epoch":"#, Some(position.epoch.as_str()));
         }
         out.push(b'}');
     }

@@ -6,7 +6,10 @@ mod presence;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{ClientMessage, Command, CommandKind, DecodeError, ErrorBody, PublishCommand, Push, ServerMessage, limits};
+use crate::{
+    ClientMessage, Command, CommandKind, DecodeError, ErrorBody, PublishCommand, Push, ServerMessage, limits,
+    plain::is_plain,
+};
 
 /// The command types that a client may send, for error texts.
 const TYPES: &str = "connect, subscribe, unsubscribe, publish, history, presence, set_presence, signal, \
@@ -42,7 +45,7 @@ pub fn write_message(message: &ServerMessage, out: &mut Vec<u8>) {
 /// Appends a string with its quotes and escapes.
 pub(crate) fn write_str(out: &mut Vec<u8>, text: &str) {
     // Nearly every name is plain, and then this is one copy.
-    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+    if is_plain(text.as_bytes()) {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
         out.push(b'"');
@@ -51,24 +54,20 @@ pub(crate) fn write_str(out: &mut Vec<u8>, text: &str) {
     }
 }
 
+/// Appends a field that is not the first: `name` with its quotes, the comma before it and the colon behind it.
 pub(crate) fn write_str_field(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
     if let Some(value) = value {
-        write_name(out, name);
+        out.extend_from_slice(name.as_bytes());
         write_str(out, value);
     }
 }
 
+/// The same for a number.
 pub(crate) fn write_u64_field(out: &mut Vec<u8>, name: &str, value: Option<u64>) {
     if let Some(value) = value {
-        write_name(out, name);
+        out.extend_from_slice(name.as_bytes());
         write(out, &value);
     }
-}
-
-fn write_name(out: &mut Vec<u8>, name: &str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
 }
 
 /// The answer to a frame of no commands, or of too many.

@@ -12,6 +12,7 @@ pub mod json;
 pub mod limits;
 pub mod msgpack;
 mod pattern;
+mod plain;
 mod position;
 mod presence;
 mod recorded;

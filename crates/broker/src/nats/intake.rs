@@ -12,6 +12,8 @@
 //! - `publication`: a message as a publication
 //! - `task`: puts them together
 
+#[doc(hidden)]
+pub mod bench;
 mod connection;
 mod dial;
 mod headers;

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ahash::RandomState;
 use fanfare_protocol::{Tenant, Topic};
 use fanfare_session::{Access, Asked, Namespace, NamespaceTable, OpId, Start};
 use tokio::net::TcpListener;
@@ -161,7 +162,7 @@ impl TopicsAlone {
     #[must_use]
     pub fn new(names: impl IntoIterator<Item = Topic>) -> Self {
         let tenant = Tenant::default();
-        let mut topics = ShardTopics::default();
+        let mut topics = ShardTopics::with_hasher(RandomState::with_seeds(1, 2, 3, 4));
         for topic in names {
             let connection = ConnectionId { index: 0, generation: 0 };
             let waiting = Waiting { connection, op: OpId(0), start: Start::default(), given_up: false };

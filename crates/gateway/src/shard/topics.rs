@@ -162,6 +162,11 @@ pub(super) struct ShardTopics {
 }
 
 impl ShardTopics {
+    /// A table whose look-ups cost the same in every run.
+    pub(super) fn with_hasher(hasher: RandomState) -> Self {
+        Self { hasher, ..Self::default() }
+    }
+
     /// Subscriptions that were made and have not ended.
     pub(super) fn subscriptions(&self) -> usize {
         self.subscriptions

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr2;
+
 /// The media type of the stream.
 pub(crate) const CONTENT_TYPE: &str = "text/event-stream";
 
@@ -19,14 +21,19 @@ const UNNAMED: &str = "message";
 
 /// Appends an event: its name from the object, which is its data as it stands.
 pub(crate) fn write_event(json: &[u8], out: &mut Vec<u8>) {
+    let name = event_name(json);
+    out.reserve(b"event: \ndata: \n\n".len() + name.len() + json.len());
     out.extend_from_slice(b"event: ");
-    // An end of line would end the field; the data says the name as it is.
-    out.extend(event_name(json).bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
+    match memchr2(b'\n', b'\r', name.as_bytes()) {
+        None => out.extend_from_slice(name.as_bytes()),
+        // An end of line would end the field; the data says the name as it is.
+        Some(_) => out.extend(name.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte })),
+    }
     out.push(b'\n');
     // Data is passed on byte for byte, so that ends of line may stand between its tokens; each begins a field, and the
     // browser joins them again.
     let mut rest = json;
-    while let Some(end) = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+    while let Some(end) = memchr2(b'\n', b'\r', rest) {
         write_data(&rest[..end], out);
         let pair = rest[end..].starts_with(b"\r\n");
         rest = &rest[end + 1 + usize::from(pair)..];
@@ -69,13 +76,14 @@ fn event_name(json: &[u8]) -> Cow<'_, str> {
 
 /// The string with its quotes that the text begins with.
 fn string_literal(text: &[u8]) -> Option<&[u8]> {
-    let mut escaped = false;
-    let mut end = text.iter().enumerate().skip(1).filter(|(_, byte)| {
-        let ends = **byte == b'"' && !escaped;
-        escaped = **byte == b'\\' && !escaped;
-        ends
-    });
-    end.next().map(|(end, _)| &text[..=end])
+    let mut at = 1;
+    loop {
+        at += memchr2(b'"', b'\\', text.get(at..)?)?;
+        if text[at] == b'"' {
+            return Some(&text[..=at]);
+        }
+        at += 2;
+    }
 }
 
 #[cfg(test)]

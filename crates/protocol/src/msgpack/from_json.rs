@@ -8,12 +8,13 @@ use memchr::memchr2;
 use rmp::encode;
 
 use super::TranscodeError;
+use crate::plain::plain_prefix;
 
 /// The one key of an object that stands for bytes.
 const BIN: &str = "$bin";
 
-/// Bytes of a string that are looked at one by one.
-const SHORT: usize = 24;
+/// Bytes at the beginning of a string that are looked at by words of eight.
+const SHORT: usize = 32;
 
 /// Every write below goes to a `Vec`.
 const INFALLIBLE: &str = "a Vec takes every byte";
@@ -86,15 +87,15 @@ fn after_string(json: &[u8], mut at: usize) -> usize {
     }
 }
 
-/// Bytes before the next quote or backslash. Most strings are short, and then a plain loop is faster than the search that
-/// is fastest for long ones.
+/// Bytes before the next quote or backslash, or before a control character among the first [`SHORT`]. Most strings are short,
+/// and then this is faster than the search that is fastest for long ones.
 fn plain_length(bytes: &[u8]) -> usize {
-    let ends = |byte: &u8| matches!(byte, b'"' | b'\\');
     let near = &bytes[..bytes.len().min(SHORT)];
-    match near.iter().position(ends) {
-        Some(length) => length,
-        None => near.len() + memchr2(b'"', b'\\', &bytes[near.len()..]).unwrap_or(bytes.len() - near.len()),
+    let length = plain_prefix(near);
+    if length < near.len() {
+        return length;
     }
+    near.len() + memchr2(b'"', b'\\', &bytes[near.len()..]).unwrap_or(bytes.len() - near.len())
 }
 
 fn after_whitespace(json: &[u8], mut at: usize) -> usize {
@@ -273,7 +274,8 @@ impl<'a> Writer<'a, '_> {
             return self.expected("the string does not end");
         };
         // Without an early exit the compiler looks at many bytes at once.
-        let control = self.json[start..end].iter().fold(false, |found, byte| found | (*byte < 0x20));
+        let far = self.json[start..end].get(SHORT..).unwrap_or_default();
+        let control = far.iter().fold(last, |least, byte| least.min(*byte)) < 0x20;
         if control {
             return self.expected("a control character in a string must be escaped");
         }
