@@ -20,6 +20,8 @@ pub(crate) const HUB_EVENTS_PER_TURN: usize = 256;
 pub(crate) const INTERESTS_PER_CALL: usize = 1_024;
 /// Patterns of one tenant in one namespace, on this node.
 pub(crate) const PATTERNS_PER_NAMESPACE: usize = 256;
+/// Calls at the broker at one time above which interests wait until they fill one.
+pub(crate) const PART_CALLS: usize = 2;
 /// Calls at the broker for interests at one time.
 pub(crate) const INTEREST_CALLS: usize = 4;
 /// Keys of publications that wait for one connection which gets only the newest of each.

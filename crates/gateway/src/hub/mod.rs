@@ -39,7 +39,9 @@ use topics::{InterestState, TopicState, TopicTable};
 use crate::{
     clock::{Clock, unix_millis},
     encoding::EncodedPublication,
-    limits::{HUB_EVENTS_PER_TURN, INTEREST_CALLS, INTERESTS_PER_CALL, PATTERNS_PER_NAMESPACE, SHARD_RETRY},
+    limits::{
+        HUB_EVENTS_PER_TURN, INTEREST_CALLS, INTERESTS_PER_CALL, PART_CALLS, PATTERNS_PER_NAMESPACE, SHARD_RETRY,
+    },
     readiness::Readiness,
 };
 
@@ -255,9 +257,14 @@ impl Hub {
         }
     }
 
-    /// Starts calls for what is wanted, as far as the bound on calls allows.
+    /// Starts calls for what is wanted, as far as the bound on calls allows. What does not fill a call waits for the answer
+    /// to those before: under load each call has many interests, and costs about what it costs for one.
     fn start_calls(&mut self) {
-        while !self.wanted.is_empty() && self.adding < INTEREST_CALLS {
+        while !self.wanted.is_empty() {
+            let fills = self.wanted.len() >= INTERESTS_PER_CALL;
+            if self.adding >= if fills { INTEREST_CALLS } else { PART_CALLS } {
+                return;
+            }
             self.adding += 1;
             let count = self.wanted.len().min(INTERESTS_PER_CALL);
             let ids: Vec<_> = self.wanted.drain(..count).filter(|id| self.topics.get(*id).is_some()).collect();

@@ -208,8 +208,9 @@ impl Shard {
         }
     }
 
-    /// Sends a request to the hub, in order. What its inbox does not take waits here: for each topic at most one of a kind,
-    /// since an unsubscribe takes back a subscribe that has not left yet, and topics are limited.
+    /// Has a request sent to the hub, in order, with the others of this turn: so the hub is woken once, and makes one call at
+    /// the broker of them. What waits here, or is not taken, is for each topic at most one of a kind, since an unsubscribe
+    /// takes back a subscribe that has not left yet, and topics are limited.
     pub(super) fn ask_hub(&self, state: &mut ShardState, request: HubRequest) {
         if let HubRequest::Unsubscribe { slot, .. } = &request {
             let asked = |other: &HubRequest| matches!(other, HubRequest::Subscribe { slot: own, .. } if own == slot);
@@ -219,7 +220,17 @@ impl Shard {
             }
         }
         state.unsent.push_back(request);
-        self.send_unsent(state);
+        self.asked.notify_one();
+    }
+
+    /// Waits until requests wait for the hub.
+    pub(super) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// Sends the requests that wait for the hub, as far as it takes them.
+    pub(super) fn send_requests(&self) {
+        self.send_unsent(&mut self.state.borrow_mut());
     }
 
     pub(super) fn send_unsent(&self, state: &mut ShardState) {

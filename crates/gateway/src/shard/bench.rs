@@ -81,6 +81,7 @@ impl ShardAlone {
         let asked = Asked { name: format!("project:clx{channel:06}"), ..Asked::default() };
         let handshake = Handshake { token: None, channels: vec![asked] };
         self.shard.adopt(Adopted { stream, answer: None, unread: &mut [], variant: Variant::Json, handshake });
+        self.shard.send_requests();
         if let Ok(HubRequest::Subscribe { slot, .. }) = self.hub.try_recv() {
             self.slots.push(slot);
             self.shard.take_messages(&mut [ShardMessage::Subscribed { slot, position: None }].into_iter());

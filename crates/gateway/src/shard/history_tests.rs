@@ -48,7 +48,7 @@ impl Bench {
         let (client, mut slots) = self.client_at(&[CHANNEL], None).await;
         let slot = slots.remove(0);
         self.input(0, r#"{"id":1,"type":"unsubscribe","channel":"room:1"}"#);
-        assert!(matches!(self.hub.try_recv(), Ok(HubRequest::Unsubscribe { .. })), "{slot:?}");
+        assert!(matches!(self.request(), Ok(HubRequest::Unsubscribe { .. })), "{slot:?}");
         let recoverer = self.subscribes(since);
         (client, recoverer.slot, recoverer)
     }
@@ -62,7 +62,7 @@ impl Bench {
     }
 
     fn recover_request(&mut self) -> Recoverer {
-        match self.hub.try_recv() {
+        match self.request() {
             Ok(HubRequest::Recover { recoverer, .. }) => recoverer,
             other => panic!("{other:?}"),
         }
@@ -72,9 +72,9 @@ impl Bench {
     fn answer_too_late(&mut self, recoverer: Recoverer) {
         let slot = recoverer.slot;
         self.tell([ShardMessage::Recovered { recoverer, result: Ok(recovery(3..=10, 1)) }, live(slot, 11)]);
-        let told = self.hub.try_recv();
+        let told = self.request();
         assert!(matches!(told, Ok(HubRequest::Unsubscribe { slot: ended, .. }) if ended == slot), "{told:?}");
-        assert!(self.hub.try_recv().is_err());
+        assert!(self.request().is_err());
         assert_eq!(self.subscriptions(), 0);
     }
 
@@ -115,7 +115,7 @@ async fn what_was_missed_comes_first_in_pages_and_what_is_live_behind_it() {
     let test = async {
         let mut bench = Bench::new(1_000);
         let (mut client, slot, recoverer) = bench.comes_back(2).await;
-        assert!(bench.hub.try_recv().is_err(), "it is asked once");
+        assert!(bench.request().is_err(), "it is asked once");
         bench.tell([live(slot, 11)]);
         // Five times the outbox.
         bench.tell([ShardMessage::Recovered { recoverer, result: Ok(recovery(3..=11, 600_000)) }, live(slot, 12)]);
@@ -170,7 +170,7 @@ async fn who_leaves_while_it_catches_up_gets_no_more() {
         bench.tell([ShardMessage::Recovered { recoverer, result: Ok(recovery(3..=10, 600_000)) }]);
         assert!(bench.shard.state.borrow().connections[0].aside.is_some());
         bench.input(0, r#"{"id":3,"type":"unsubscribe","channel":"room:1"}"#);
-        assert!(matches!(bench.hub.try_recv(), Ok(HubRequest::Unsubscribe { slot: ended, .. }) if ended == slot));
+        assert!(matches!(bench.request(), Ok(HubRequest::Unsubscribe { slot: ended, .. }) if ended == slot));
         bench.input(0, r#"{"id":4,"type":"ping"}"#);
         let got = bench.read_until(&mut client, r#""id":4"#).await;
         assert_eq!(offsets(&got), [] as [u64; 0], "not even the first had room in the reply");
@@ -188,7 +188,7 @@ async fn a_refusal_and_an_end_reach_who_recovers() {
         bench.tell([ShardMessage::Recovered { recoverer, result: Err(refusal) }]);
         let got = bench.read_until(&mut client, "not now").await;
         assert!(got.contains(r#""id":2,"type":"error","code":"UNAVAILABLE""#), "{got}");
-        assert!(matches!(bench.hub.try_recv(), Ok(HubRequest::Unsubscribe { slot: ended, .. }) if ended == slot));
+        assert!(matches!(bench.request(), Ok(HubRequest::Unsubscribe { slot: ended, .. }) if ended == slot));
 
         let recoverer = bench.subscribes(2);
         let refusal = ErrorBody::new(ErrorCode::Internal, "the end");
@@ -197,7 +197,7 @@ async fn a_refusal_and_an_end_reach_who_recovers() {
         assert!(got.contains(r#""id":2,"type":"error","code":"INTERNAL""#), "{got}");
         bench.tell([ShardMessage::Recovered { recoverer, result: Ok(recovery(3..=10, 1)) }]);
         assert_eq!(bench.subscriptions(), 0);
-        assert!(bench.hub.try_recv().is_err());
+        assert!(bench.request().is_err());
     };
     tokio::task::LocalSet::new().run_until(test).await;
 }
@@ -209,7 +209,7 @@ async fn a_shard_that_could_not_keep_up_asks_for_what_it_missed_and_delivers_it_
         let (mut client, slots) = bench.client_at(&[CHANNEL], Some(place(10))).await;
         let slot = slots[0];
         bench.tell([live(slot, 11), ShardMessage::GapEverywhere { reason: "test", repair: true }]);
-        let asked = bench.hub.try_recv();
+        let asked = bench.request();
         let Ok(HubRequest::Recover { recoverer, start, .. }) = asked else { panic!("{asked:?}") };
         assert_eq!((recoverer.session, start), (None, Start { since: Some(place(11)), rewind: 0 }));
         bench.tell([live(slot, 14)]);

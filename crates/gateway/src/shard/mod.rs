@@ -43,7 +43,11 @@ use std::{
 
 use fanfare_protocol::CloseCode;
 use fanfare_session::{Handshake, Session, SessionConfig, SessionId, Time};
-use tokio::{net::TcpStream, runtime::Handle, sync::mpsc};
+use tokio::{
+    net::TcpStream,
+    runtime::Handle,
+    sync::{Notify, mpsc},
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -107,6 +111,8 @@ pub(crate) struct ShardContext {
 pub(crate) struct Shard {
     context: ShardContext,
     state: RefCell<ShardState>,
+    /// Told when requests wait for the hub.
+    asked: Notify,
 }
 
 /// What changes. Borrowed from one entry point at a time, never across an await.
@@ -175,7 +181,7 @@ impl Shard {
             greeting: Greeting::default(),
             metrics: ShardMetrics::new(),
         };
-        Rc::new(Self { context, state: RefCell::new(state) })
+        Rc::new(Self { context, state: RefCell::new(state), asked: Notify::new() })
     }
 
     /// Takes a socket over from its handshake and starts its task. What there is to tell it at once goes out in one write,

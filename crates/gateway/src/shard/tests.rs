@@ -111,8 +111,14 @@ impl Bench {
         (client, slots)
     }
 
+    /// What the shard has asked the hub for.
+    pub(super) fn request(&mut self) -> Result<HubRequest, mpsc::error::TryRecvError> {
+        self.shard.send_requests();
+        self.hub.try_recv()
+    }
+
     pub(super) fn subscribe_request(&mut self) -> SlotId {
-        match self.hub.try_recv() {
+        match self.request() {
             Ok(HubRequest::Subscribe { slot, .. }) => slot,
             other => panic!("{other:?}"),
         }
@@ -151,7 +157,7 @@ async fn an_overflow_between_an_unsubscribe_and_its_action_leaves_no_place_behin
         bench.input(0, &format!("[{}]", commands.join(",")));
         assert!(matches!(bench.shard.state.borrow().connections[0].state, State::Closing(_)), "its outbox overflowed");
         assert_eq!(bench.subscriptions(), 0);
-        assert!(matches!(bench.hub.try_recv(), Ok(HubRequest::Unsubscribe { slot, .. }) if slot == slots[0]));
+        assert!(matches!(bench.request(), Ok(HubRequest::Unsubscribe { slot, .. }) if slot == slots[0]));
     };
     tokio::task::LocalSet::new().run_until(test).await;
 }
@@ -248,7 +254,7 @@ async fn a_gap_does_not_hide_what_a_broken_topic_misses() {
         let missed = Some(fanfare_protocol::Missed { from: stands_at(20), to: stands_at(30) });
         let mut messages = [ShardMessage::GapEverywhere { reason: "node_overloaded", repair: true }].into_iter();
         bench.shard.take_messages(&mut messages);
-        assert!(matches!(bench.hub.try_recv(), Ok(HubRequest::Recover { .. })));
+        assert!(matches!(bench.request(), Ok(HubRequest::Recover { .. })));
         bench.tell([ShardMessage::Gap { slot, reason: "not_retained", missed }]);
         let mut state = bench.shard.state.borrow_mut();
         let stands = state.topics.get_mut(slot).unwrap().history.as_ref().unwrap().position();
@@ -287,7 +293,7 @@ async fn who_is_subscribed_twice_gets_what_was_repaired_once() {
         while bench.shard.has_gaps() {
             bench.shard.take_messages(&mut [].into_iter());
         }
-        let Ok(HubRequest::Recover { recoverer, .. }) = bench.hub.try_recv() else { panic!() };
+        let Ok(HubRequest::Recover { recoverer, .. }) = bench.request() else { panic!() };
         let publication = |offset| ShardMessage::Publication {
             targets: Targets::Several([exact, pattern].into()),
             publication: positioned(offset),

@@ -172,6 +172,7 @@ async fn run(
                     tokio::task::yield_now().await;
                 }
             }
+            () = shard.asked() => shard.send_requests(),
             1.. = sockets.recv_many(&mut accepted, ACCEPTS_PER_TURN) => {
                 accepted.drain(..).for_each(|socket| serve(&shard, socket));
             }

@@ -1,5 +1,6 @@
 //! The opening handshake (RFC 6455 section 4.2), over the request that the HTTP server has read.
 
+use aws_lc_rs::digest;
 use base64::{
     Engine,
     alphabet::STANDARD,
@@ -168,10 +169,10 @@ impl Upgrade {
 /// `Sec-WebSocket-Accept` for a key (RFC 6455 section 4.2.2 item 5.4).
 #[must_use]
 pub fn accept(key: &[u8]) -> HeaderValue {
-    let mut sha1 = sha1_smol::Sha1::new();
+    let mut sha1 = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     sha1.update(key);
     sha1.update(GUID);
-    HeaderValue::from_str(&KEY.encode(sha1.digest().bytes())).expect("base64 is visible ASCII")
+    HeaderValue::from_str(&KEY.encode(sha1.finish())).expect("base64 is visible ASCII")
 }
 
 /// Whether a header that is a list contains `wanted`, in any case.
