@@ -61,7 +61,7 @@ impl ShardAlone {
     pub async fn new(channels: usize, clients: usize) -> Self {
         let (hub_requests, hub) = mpsc::channel(64);
         let (publishes, _publishes) = mpsc::channel(64);
-        let shard = Shard::new(context(hub_requests, publishes));
+        let shard = Shard::new(context(hub_requests, publishes), Sockets::new().expect("an event queue"));
         let mut alone = Self { shard, hub, slots: Vec::new(), clients: Vec::new(), got: vec![0; 1 << 16], _publishes };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         for channel in 0..channels {

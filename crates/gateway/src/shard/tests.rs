@@ -67,7 +67,7 @@ impl Bench {
             presence_page: 500,
             auto_subscribe: Vec::new(),
         };
-        let shard = Shard::new(ShardContext {
+        let context = ShardContext {
             id: ShardId(0),
             clock: Clock::start(),
             session_config: Arc::new(session_config),
@@ -86,7 +86,8 @@ impl Bench {
             main: Handle::current(),
             tasks: TaskTracker::new(),
             connections: Arc::new(AtomicUsize::new(0)),
-        });
+        };
+        let shard = Shard::new(context, Sockets::new().unwrap());
         Self { shard, hub, publishes: client_publishes }
     }
 
