@@ -12,7 +12,7 @@ from tables import shown_label
 
 WIDTH, MARGIN, RIGHT = 760, 16, 96
 BAR, ROW, HEAD, AXIS, TITLE = 14, 22, 30, 34, 34
-CHARACTER = 7.1  # width of one at 13 px, about
+CHARACTER = 7.8  # width of one at 13 px in a wide font, bold
 
 STYLE = """
   :root { color-scheme: light dark }
@@ -82,7 +82,7 @@ class Logarithmic:
         low, high = min([1, *values]) / 1.1, max([1, *values]) * 1.1
         self.low, self.left = math.log(low), left
         self.per_unit = (right - left) / (math.log(high) - self.low)
-        ticks = [base * 10**power for power in range(-3, 4) for base in (1, 2, 5)]
+        ticks = [base * 10**power for power in range(-3, 4) for base in (1, 2, 3, 5)]
         self.ticks, self.origin = [tick for tick in ticks if low <= tick <= high], 1
 
     def at(self, value):
@@ -112,11 +112,12 @@ def svg(chart, results):
     scale = (Logarithmic if chart.times_floor else Linear)(values, left, WIDTH - max(RIGHT, notes + 24))
     parts, top = [], MARGIN + TITLE
     for panel in drawn:
-        bottom = top + HEAD + ROW * len(panel.bars)
-        parts += grid(scale, top + HEAD - 4, bottom)
+        first = top + (HEAD if panel.title else 10)
+        bottom = first + ROW * len(panel.bars)
+        parts += grid(scale, first - 4, bottom)
         parts.append(text(MARGIN, top + 18, panel.title, "panel"))
         for index, bar in enumerate(panel.bars):
-            parts += drawn_bar(scale, bar, left, top + HEAD + ROW * index)
+            parts += drawn_bar(scale, bar, left, first + ROW * index)
         parts += labels_of(scale, chart, bottom + 16)
         top = bottom + AXIS
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top:.0f}" viewBox="0 0 {WIDTH} {top:.0f}" role="img">'

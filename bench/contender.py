@@ -40,6 +40,13 @@ class Running:
             words += ["--broker-pid", self.broker.pid]
         return words + self.options
 
+    def told(self):
+        """What the processes themselves say once the load is gone."""
+        figures = {"rss_mib": sum(server.resident() for server in self.servers) / 2**20}
+        nodes = [server for server in self.servers if server.internal]
+        reads = [value for node in nodes for name, value in node.metrics().items() if name.startswith("fanfare_history_reads_total")]
+        return figures | ({"history_reads": sum(reads)} if nodes else {})
+
     def said(self):
         return "".join(server.said() for server in self.servers)
 
@@ -67,7 +74,10 @@ class Contender:
 
 
 class Floor(Contender):
-    """Handshakes, and then nothing but send(); with `joined` one write for all that is published at once."""
+    """Handshakes, and then nothing but send(); with `joined` one write for all that is published at once. With history it sends
+    one message right after each handshake, as large as what a node's clients have missed in a storm."""
+
+    MISSED = 10 * (128 + 90)
 
     def __init__(self, joined=False):
         self.joined = joined
@@ -78,7 +88,8 @@ class Floor(Contender):
 
     def start(self, setup):
         command = [TARGET / "fanfare-load", "floor", "--listen", f"{HOST}:0"] + (["--join"] if self.joined else [])
-        options = ["--publish", "floor", "--path", "/?channel={n}", "--subscribed", "", "--marker", ""]
+        command += ["--greet", self.MISSED] if setup.history else []
+        options = ["--publish", "floor", "--path", "/?channel={n}", "--subscribed", ""]
         return Running([Server("floor", command, SERVER_CORE, ready=True)], options)
 
 
@@ -127,6 +138,7 @@ class Fanfare(Contender):
         if setup.presence:
             wanted["FANFARE_NAMESPACES__BENCH__PRESENCE"] = "true"
             wanted["FANFARE_STORE"] = self.redis()
+            wanted["FANFARE_PRESENCE__GRACE"] = "0s"
         return [f"{name}={value}" for name, value in wanted.items()]
 
     def broker(self, setup):

@@ -21,10 +21,10 @@ def placed(page, name, text):
 
 
 def section(scenario, results, charts, seconds):
-    """What stands in the page for a scenario: its charts, its table, and how long it took."""
+    """What stands in the page for a scenario: what it is, its charts, its table, and how long it took."""
     images = [f"![{chart.title}](benchmarks/{file})" for file, chart in charts]
     took = f"Measured in {seconds / 60:.1f} minutes." if seconds else ""
-    return "\n\n".join(filter(None, [*images, scenario.render(results), took]))
+    return "\n\n".join(filter(None, [scenario.about, *images, scenario.render(results), took]))
 
 
 def write(sections, charts):

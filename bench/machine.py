@@ -3,6 +3,7 @@ import os
 import pathlib
 import platform
 
+import targets
 from servers import ROOT, TARGET, git_commit, version
 
 
@@ -64,5 +65,6 @@ def sentence(run):
         f"{run['begun'][:10]}: {on['cpu']}, {on['cores']} cores, {on['memory_gib']} GiB, Linux {on['kernel']}, {on['system']} (mitigations of the kernel: {on['mitigations']}); "
         f"rustc {by['rustc']}, release, link-time optimisation {by['lto']}, commit {by['commit']}. "
         f"Load average {run['load_average']['begin'][0]} at the beginning, {run['load_average']['end'][0]} at the end. " + "; ".join(run["versions"]) + "."
+        + (" Other programs were running: latencies and times are upper bounds, and compare badly." if targets.busy(run) else "")
     )
 

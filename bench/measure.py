@@ -47,11 +47,11 @@ def run_case(scenario, case, round, load):
     except Failed as failure:
         result["error"] = str(failure)
         print(f"{scenario.name} {case.labels} {case.name}: {failure}", file=sys.stderr, flush=True)
-    result["seconds"] = round_off(time.monotonic() - begun)
+    result["seconds"] = round_to_tenths(time.monotonic() - begun)
     return result
 
 
-def round_off(seconds):
+def round_to_tenths(seconds):
     return round(seconds, 1)
 
 
@@ -64,7 +64,7 @@ def figures_of(case, load):
                 command, *options = words
                 told = load([command, *running.targets(), *options], running)
                 figures |= {step.prefix + key: value for key, value in told.items()}
-        return figures
+        return figures | running.told()
     finally:
         running.end()
 

@@ -55,3 +55,38 @@ class Centrifugo(Named):
     def end(self):
         if self.broker:
             self.broker.end()
+
+
+class Sockudo(Named):
+    """Sockudo speaks Pusher's protocol. One node with its local adapter; publications are signed requests to its HTTP API on
+    one kept connection, as Pusher's libraries make them. Limits of the app are out of the way."""
+
+    name, variable = "sockudo", "SOCKUDO"
+    ID, KEY, KEY_SECRET = "bench", "bench-key", "bench-secret"
+
+    def versions(self):
+        return f"sockudo {version(self.binary, '--version')}"
+
+    def start(self, setup):
+        port, most = free_port(), 10_000_000
+        limits = {name: most for name in ["max_connections", "max_backend_events_per_second", "max_client_events_per_second", "max_read_requests_per_second"]}
+        app = {"id": self.ID, "key": self.KEY, "secret": self.KEY_SECRET, "enabled": True, "enable_client_messages": False}
+        config = {
+            "host": HOST,
+            "port": port,
+            "debug": False,
+            "mode": "production",
+            "adapter": {"driver": "local"},
+            "app_manager": {"driver": "memory", "array": {"apps": [app | limits]}},
+            "cache": {"driver": "memory"},
+            "queue": {"driver": "memory"},
+            "rate_limiter": {"enabled": False},
+            "metrics": {"enabled": False},
+        }
+        files = {"sockudo.json": json.dumps(config)}
+        server = Server(self.name, [self.binary, "--config", "{directory}/sockudo.json"], SERVER_CORE, port=port, files=files)
+        hello = '{"event":"pusher:subscribe","data":{"channel":"bench-{n}"}}'
+        options = ["--publish", f"pusher+http://{self.KEY}:{self.KEY_SECRET}@{HOST}:{port}/{self.ID}", "--subject", "bench-{n}"]
+        options += ["--path", f"/app/{self.KEY}?protocol=7&client=bench&version=1&flash=false", "--hello", hello]
+        options += ["--subscribed", "subscription_succeeded", "--marker", r'\"t\":']
+        return Running([server], [*options, "--ping", '{"event":"pusher:ping","data":{}}', "--pong", '{"event":"pusher:pong","data":{}}'])

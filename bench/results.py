@@ -24,8 +24,11 @@ class Results:
 
     def servers(self, labels):
         """Who was measured in this group, in a fixed order whatever the order of the runs."""
-        names = {result["server"] for result in self.all if result["labels"] == labels}
+        names = dict.fromkeys(result["server"] for result in self.of_round(labels, 0))
         return sorted(names, key=place)
+
+    def of_round(self, labels, round):
+        return [result for result in self.all if result["labels"] == labels and result["round"] == round]
 
     def of(self, labels, server):
         return [result for result in self.all if result["labels"] == labels and result["server"] == server]
@@ -67,8 +70,9 @@ ORDER = [FLOOR, "fanfare", "before", "nats", "nchan", "mosquitto", "socket.io", 
 
 
 def place(server):
-    known = ORDER.index(server) if server in ORDER else len(ORDER)
-    return (known, server)
+    """A server's kinds, such as `fanfare (memory:)`, stand where the server stands."""
+    name = server.split(" (")[0].split(",")[0]
+    return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
 def median(values):
@@ -90,7 +94,7 @@ def number(value, digits=2):
         return "–"
     if abs(value) >= 1_000_000:
         return f"{value / 1_000_000:,.2f} M"
-    if abs(value) >= 1_000:
+    if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.{digits}f}"
 

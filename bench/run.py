@@ -17,7 +17,7 @@ import machine
 import targets
 from contender import Fanfare, Floor
 from measure import groups_of, run_group
-from named import Centrifugo
+from named import Centrifugo, Sockudo
 from peers import Mosquitto, Nats, Nchan, SocketIo
 from results import Results
 from scenarios import SCENARIOS
@@ -41,7 +41,7 @@ def main():
         print(rendered(run))
     else:
         run = measured(arguments)
-        print(targets.table(run["results"]))
+        print(targets.table(run, all_of_them=False))
     if arguments.write:
         written(run)
     return 1 if any("error" in result for result in run["results"]) else 0
@@ -85,7 +85,7 @@ def measured(arguments):
 
 
 def chosen(arguments):
-    contenders = [Floor(), Fanfare(), Nats(), Nchan(), Mosquitto(), SocketIo(), Centrifugo()]
+    contenders = [Floor(), Fanfare(), Nats(), Nchan(), Mosquitto(), SocketIo(), Centrifugo(), Sockudo()]
     if arguments.against:
         contenders.insert(2, Fanfare("before", arguments.against))
     if arguments.only:
@@ -105,12 +105,12 @@ def measure_scenario(scenario, contenders, arguments, run):
     results = []
     peer_runs = 1 if arguments.quick else arguments.runs
     for group in groups_of(scenario.cases(contenders, arguments.quick)):
-        found = run_group(scenario, group, arguments.runs, peer_runs)
-        print(scenario.render(Results(found)) + "\n", flush=True)
-        results += found
+        results += run_group(scenario, group, arguments.runs, peer_runs)
+        print(f"{scenario.name}: {group[0].labels}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    print(scenario.render(Results(results)), flush=True)
     run["results"] += results
     run["seconds"][scenario.name] = round(time.monotonic() - begun)
-    print(f"{scenario.title}: {run['seconds'][scenario.name]} s", flush=True)
+    print(f"\n{scenario.title} took {run['seconds'][scenario.name]} s", flush=True)
 
 
 def kept(run):
@@ -122,7 +122,7 @@ def kept(run):
 
 
 def joined(run, later):
-    """Two runs as one; a scenario that both have is the later one's."""
+    """Two runs as one, on the machine of the later; a scenario that both have is the later one's."""
     names = {result["scenario"] for result in later["results"]}
     results = [result for result in run["results"] if result["scenario"] not in names] + later["results"]
     return {**run, **later, "results": results, "seconds": run["seconds"] | later["seconds"]}
@@ -139,11 +139,11 @@ def sections(run):
 
 def rendered(run):
     parts = [f"## {scenario.title}\n\n{scenario.render(results)}" for scenario, results, _ in sections(run)]
-    return "\n\n".join([*parts, targets.table(run["results"]), machine.sentence(run)])
+    return "\n\n".join([*parts, targets.table(run), machine.sentence(run)])
 
 
 def written(run):
-    texts = {"machine": machine.sentence(run), "targets": targets.table(run["results"])}
+    texts = {"machine": machine.sentence(run), "targets": targets.table(run)}
     images = {}
     for scenario, results, drawn in sections(run):
         texts[scenario.name] = document.section(scenario, results, drawn, run["seconds"].get(scenario.name))

@@ -7,9 +7,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
@@ -27,7 +27,7 @@ class Server:
     def __init__(self, name, command, core, ready=False, port=None, worker=False, files=None):
         """`ready`: it prints a line with its address. `worker`: its one child does the work. `files`: what to write into
         its directory first; `{directory}` in the command is that directory."""
-        self.name, self.port, self.worker = name, port, worker
+        self.name, self.port, self.worker, self.internal = name, port, worker, None
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix=f"bench-{name}-"))
         for file, text in (files or {}).items():
             (self.directory / file).write_text(text)
@@ -37,10 +37,19 @@ class Server:
             ["taskset", "-c", core, *command], stdout=subprocess.PIPE if ready else self.log, stderr=self.log
         )
         if ready:
-            line = self.process.stdout.readline()
-            self.port = int(json.loads(line)["public"].rsplit(":", 1)[1])
+            self.read_addresses()
         else:
             self.wait_for_port()
+
+    def read_addresses(self):
+        line = self.process.stdout.readline()
+        if not line:
+            said = self.said()
+            self.end()
+            raise NotListening(f"{self.name} has ended: {said}")
+        addresses = json.loads(line)
+        self.port = int(addresses["public"].rsplit(":", 1)[1])
+        self.internal = addresses.get("internal")
 
     @property
     def pid(self):
@@ -51,7 +60,18 @@ class Server:
         while self.process.poll() is None:
             if pids := children.read_text().split():
                 return int(pids[0])
-        sys.exit(f"{self.name} has ended: {self.said()}")
+        raise NotListening(f"{self.name} has ended: {self.said()}")
+
+    def resident(self):
+        """Bytes of memory that the process has now."""
+        status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
+
+    def metrics(self):
+        """A node's metrics, `{name and labels: value}`."""
+        with urllib.request.urlopen(f"http://{self.internal}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))}
 
     def wait_for_port(self, deadline=20):
         until = time.monotonic() + deadline

@@ -17,12 +17,10 @@ class Column:
     spread: bool = False
 
     def titles(self):
-        titles = [self.title]
-        if self.spread:
-            titles.append("spread")
-        if self.times_floor:
-            titles += ["× floor", "spread"]
-        return titles
+        return [self.title] + ["spread"] * self.spread + ["× floor", "spread"] * self.times_floor
+
+    def without_floor(self):
+        return dataclasses.replace(self, times_floor=False, spread=True)
 
     def cells(self, results, labels, server):
         values = [value * self.scale for value in results.runs(labels, server, self.key).values()]
@@ -42,6 +40,8 @@ class Column:
 def table(results, columns):
     """All groups of a scenario, one row for each server. Columns that nobody has a figure for are left out."""
     columns = [column for column in columns if has(results, column)]
+    if not any(FLOOR in results.servers(labels) for labels in results.groups()):
+        columns = [column.without_floor() if column.times_floor else column for column in columns]
     names = list(dict.fromkeys(name for labels in results.groups() for name in labels))
     titles = [*names, "server"] + [title for column in columns for title in column.titles()]
     lines = [row(titles), row("---" for _ in titles)]
@@ -79,4 +79,4 @@ P50 = Column("p50", "latency_p50_ms", "ms", 1)
 P99 = Column("p99", "latency_p99_ms", "ms", 1)
 P99_FLOOR = Column("p99", "latency_p99_ms", "ms", 1, times_floor=True)
 MEMORY = Column("memory per socket", "idle_bytes_per_socket", "KiB", scale=1 / 1024)
-__all__ = ["BROKER", "CPU", "Column", "FLOOR", "MEMORY", "P50", "P99", "P99_FLOOR", "row", "table"]
+RSS = Column("RSS", "rss_mib", "MiB", 1)

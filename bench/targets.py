@@ -7,23 +7,27 @@ from results import FLOOR, Results, number
 from tables import row
 
 NODE, PEERS = "fanfare", ["nats", "nchan", "mosquitto", "socket.io", "centrifugo", "sockudo"]
-NOT_MEASURED = "not measured"
+NOT_MEASURED, BUSY = "not measured", "not judged: other programs were running"
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """`read` gives what was found, or None; `bound` is the most it may be, or with `least` the least."""
+    """`read` gives what was found, or None; `bound` is the most it may be, or with `least` the least. What is measured by the
+    clock is not judged on a busy machine, where it says who got the core, not who needs it."""
 
     what: str
     bound: float
     unit: str
     read: object
     least: bool = False
+    clock: bool = False
 
-    def verdict(self, scenarios):
+    def verdict(self, scenarios, busy=False):
         found = self.read(scenarios)
         if found is None:
             return None, NOT_MEASURED
+        if self.clock and busy:
+            return found, BUSY
         met = found >= self.bound if self.least else found <= self.bound
         return found, "met" if met else "missed"
 
@@ -52,6 +56,14 @@ def times_floor(scenario, key, **labels):
         results = scenarios[scenario]
         groups = results.where(**labels)
         return results.ratio(groups[0], NODE, key) if groups else None
+
+    return read
+
+
+def median_of(scenario, key, **labels):
+    def read(scenarios):
+        groups = scenarios[scenario].where(**labels)
+        return scenarios[scenario].median(groups[0], NODE, key) if groups else None
 
     return read
 
@@ -104,7 +116,7 @@ def deflate(scenarios):
 SHARED = {
     "fanout": ["cpu_us_per_delivery", "idle_bytes_per_socket"],
     "channels": ["cpu_us_per_delivery"],
-    "latency": ["cpu_us_per_delivery", "latency_p99_ms"],
+    "latency": ["cpu_us_per_delivery"],
     "handshake": ["cpu_us_per_handshake"],
     "storm": ["cpu_s"],
     "deflate": ["cpu_us_per_delivery"],
@@ -145,20 +157,28 @@ TARGETS = [
     Target("the same on NATS, with its broker interest", 1.5, "KiB", idle("NATS")),
     Target("the same with presence, without broker interest", 2.5, "KiB", idle_without_interest("NATS, presence")),
     Target("handshake with HS256, connect and subscribe", 3, "× floor's accept and upgrade", times_floor("handshake", "cpu_us_per_handshake", channel="own")),
-    Target("storm: 15,000 sockets back and recovered, time", 1.6, "× floor", times_floor("storm", "seconds", sockets=15_000)),
-    Target("p99 at 50,000 deliveries/s, 10,000 sockets", 1.25, "× floor", times_floor("latency", "latency_p99_ms", sockets=10_000)),
-    Target("the same, 1,000 sockets", 1.25, "× floor", times_floor("latency", "latency_p99_ms", sockets=1_000)),
+    Target("storm: 15,000 sockets back and recovered, time", 1.6, "× floor", times_floor("storm", "seconds", sockets=15_000), clock=True),
+    Target("its history reads, of one channel", 2, "reads", median_of("storm", "history_reads", sockets=15_000)),
+    Target("p99 at 50,000 deliveries/s, 10,000 sockets", 1.25, "× floor", times_floor("latency", "latency_p99_ms", sockets=10_000), clock=True),
+    Target("the same, 1,000 sockets", 1.25, "× floor", times_floor("latency", "latency_p99_ms", sockets=1_000), clock=True),
     Target("shared deflate, 1 KiB, CPU", 1.3, "× uncompressed", deflate),
-    Target("figures in which a peer needs less CPU, memory or time", 0, "", shared),
+    Target("figures in which a peer needs less CPU or memory", 0, "", shared),
 ]
 
 
-def table(results):
-    scenarios = Scenarios(results)
+def busy(run):
+    """Whether other programs had the machine's cores when the run began."""
+    return run["load_average"]["begin"][0] > 1
+
+
+def table(run, all_of_them=True):
+    """Met or missed, with figures; without those that were not measured unless `all_of_them`."""
+    scenarios = Scenarios(run["results"])
     lines = [row(["what", "asked", "found", ""]), row(["---"] * 4)]
     for target in TARGETS:
-        found, verdict = target.verdict(scenarios)
-        lines.append(row([target.what, target.asked, number(found), f"**{verdict}**" if verdict == "missed" else verdict]))
+        found, verdict = target.verdict(scenarios, busy(run))
+        if all_of_them or verdict != NOT_MEASURED:
+            lines.append(row([target.what, target.asked, number(found), f"**{verdict}**" if verdict == "missed" else verdict]))
     for name, labels, peer, key in losses(scenarios):
         where = ", ".join(f"{label} {value}" for label, value in labels.items())
         lines.append(row([f"less at {peer}: {name}, {where}", key, "", ""]))
@@ -167,4 +187,4 @@ def table(results):
 
 if __name__ == "__main__":
     with open(sys.argv[1]) as file:
-        print(table(json.load(file)["results"]))
+        print(table(json.load(file)))

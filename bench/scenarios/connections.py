@@ -1,7 +1,7 @@
 """What connections cost: idle, when they come, when they all come back, and when they come and go where all are told."""
 from contender import Setup
 from scenarios.base import Bars, Case, Scenario, Step, able, load, ours
-from tables import Column, P50, P99
+from tables import P50, P99, RSS, Column
 
 
 class Idle(Scenario):
@@ -11,38 +11,32 @@ class Idle(Scenario):
         "ten seconds after the last. Those of the node are authenticated by token. On `memory:` the node has no broker: the difference to NATS is what a "
         "broker interest costs, which a channel has only once per node. CPU does not count here, so several servers are measured at one time."
     )
-    columns = [Column("memory per connection", "idle_bytes_per_socket", "KiB", scale=1 / 1024, spread=True)]
+    columns = [Column("memory per connection", "idle_bytes_per_socket", "KiB", scale=1 / 1024, spread=True), RSS]
     charts = [Bars("Memory per idle connection, KiB", "idle_bytes_per_socket", unit="KiB", scale=1 / 1024, where={"channel": "own"})]
     parallel = 3
     SOCKETS = 15_000
 
     def cases(self, contenders, quick):
-        contenders = [contender for contender in contenders if contender.name != "floor"]
         cases = []
-        for channel, count in [("own", self.SOCKETS), ("shared", 1)]:
-            labels = {"channel": channel}
-            cases += [self.case(contender, labels, count) for contender in contenders if contender.peer]
-            for contender in [] if quick and channel == "shared" else contenders:
-                cases += self.nodes(contender, labels, count, quick)
-            if quick:
-                break
+        for channel, count in [("own", self.SOCKETS)] if quick else [("own", self.SOCKETS), ("shared", 1)]:
+            for contender in contenders:
+                kinds = {None: Setup()} if contender.peer else self.kinds(quick)
+                if contender.name != "floor":
+                    cases += [self.case(contender, {"channel": channel}, count, setup, kind) for kind, setup in kinds.items()]
         return cases
 
-    def nodes(self, contender, labels, count, quick):
-        """The node in all its ways to be idle."""
-        if contender.peer:
-            return []
-        cases = []
-        for memory in [False, True]:
-            broker = "memory:" if memory else "NATS"
-            cases.append(self.case(contender, labels, count, Setup(token=True, memory=memory), broker))
-            if not quick or not memory:
-                cases.append(self.case(contender, labels, count, Setup(token=True, memory=memory, presence=True), f"{broker}, presence"))
+    @staticmethod
+    def kinds(quick):
+        """The node's ways to be idle."""
+        kinds = {}
+        for broker, memory in [("NATS", False), ("memory:", True)]:
+            kinds[broker] = Setup(token=True, memory=memory)
+            kinds[f"{broker}, presence"] = Setup(token=True, memory=memory, presence=True)
             if not quick:
-                cases.append(self.case(contender, labels, count, Setup(token=True, memory=memory, sse=True), f"{broker}, SSE"))
-        return cases
+                kinds[f"{broker}, SSE"] = Setup(token=True, memory=memory, sse=True)
+        return kinds
 
-    def case(self, contender, labels, channels, setup=Setup(), kind=None):
+    def case(self, contender, labels, channels, setup, kind):
         command = load("idle", sockets=self.SOCKETS, channels=channels, settle=10, sse=setup.sse)
         return Case(contender, labels, [Step(command)], setup, f"{contender.name} ({kind})" if kind else None)
 
@@ -85,6 +79,8 @@ class Storm(Scenario):
         Column("time", "seconds", "s", 2, times_floor=True),
         Column("CPU", "cpu_s", "s", 2),
         Column("broker's CPU", "broker_cpu_s", "s", 3),
+        Column("CPU of the cut", "cut_cpu_s", "s", 2),
+        Column("p99 of a return", "latency_p99_ms", "ms", 0),
         Column("recovered", "recovered", "", 0),
         Column("lost", "lost", "", 0),
         Column("history reads", "history_reads", "", 0),
@@ -97,15 +93,19 @@ class Storm(Scenario):
         for sockets in [5_000] if quick else [5_000, 15_000]:
             who = contenders if sockets == 5_000 else ours(contenders)
             for contender in who:
-                node = not contender.peer and contender.name != "floor"
-                command = load("storm", sockets=sockets, messages=self.MESSAGES, recover=node)
-                cases.append(Case(contender, {"sockets": sockets}, [Step(command)], Setup(history=node)))
+                floor = contender.name == "floor"
+                options = {} if contender.peer else {"expect": 1} if floor else {"recover": True}
+                command = load("storm", sockets=sockets, messages=self.MESSAGES, **options)
+                cases.append(Case(contender, {"sockets": sockets}, [Step(command)], Setup(history=not contender.peer)))
         return cases
 
 
 class PresenceChurn(Scenario):
     name, title = "presence", "Presence churn"
-    about = "Members of channels with presence leave and join, while the others of the channel are told; rows are in Redis, whose CPU is not in these figures."
+    about = (
+        "Members of channels with presence leave and join, half of the changes each, while one watcher per channel is told. `presence.grace` is 0, so "
+        "that each of them is a change; else whoever is back within five seconds was never gone. Rows are in Redis, whose CPU is not in these figures."
+    )
     columns = [
         Column("CPU per change", "cpu_us_per_change", "µs", 1, spread=True),
         Column("broker's CPU", "broker_us_per_change", "µs", 1),

@@ -1,7 +1,7 @@
 """What a delivery costs: fan-out, many channels, compression."""
 from contender import Setup
 from scenarios.base import Bars, Case, Scenario, Step, able, load, ours
-from tables import BROKER, CPU, MEMORY, P50, P99, Column
+from tables import BROKER, CPU, MEMORY, P50, P99, RSS, Column
 
 
 class FanOut(Scenario):
@@ -10,7 +10,7 @@ class FanOut(Scenario):
         "One channel. A round publishes one message, or ten at once, and waits until every socket has all of them. Latency here is the "
         "time to serve all sockets: with one message to 10,000 the last waits for the 9,999 before it."
     )
-    columns = [CPU, BROKER, P50, P99, MEMORY]
+    columns = [CPU, BROKER, P50, P99, MEMORY, RSS]
     charts = [
         Bars("CPU per delivery, one message at a time, × floor", "cpu_us_per_delivery", times_floor=True, unit="µs", where={"burst": 1, "bytes": 128}),
         Bars("CPU per delivery, bursts of ten, × floor", "cpu_us_per_delivery", times_floor=True, unit="µs", where={"burst": 10, "bytes": 128}),
@@ -37,7 +37,7 @@ class FanOut(Scenario):
 class Channels(Scenario):
     name, title = "channels", "Many channels"
     about = "Each channel gets one message a second, evenly paced: nothing that is done once per message is shared by many deliveries."
-    columns = [CPU, BROKER, P50, P99, Column("lost", "lost", "", 0)]
+    columns = [CPU, BROKER, P50, P99, Column("lost", "lost", "", 0), RSS]
     charts = [Bars("CPU per delivery on many channels, × floor", "cpu_us_per_delivery", times_floor=True, unit="µs")]
     SECONDS = 5
 
@@ -57,7 +57,7 @@ class Deflate(Scenario):
         "1,000 sockets of one channel, 1 KiB of data, one message at a time; permessage-deflate agreed to by all sockets, or offered by none. "
         "The node compresses once per message, without context from message to message. The data is made to compress as JSON does not: it repeats."
     )
-    columns = [CPU, BROKER, P50, P99, MEMORY]
+    columns = [CPU, BROKER, P50, P99, MEMORY, RSS]
     charts = [Bars("CPU per delivery of 1 KiB, × floor without compression", "cpu_us_per_delivery", times_floor=True, unit="µs", base={"deflate": "off"})]
 
     def cases(self, contenders, quick):

@@ -16,7 +16,8 @@ class Saturation(Scenario):
     columns = [
         Column("deliveries/s", "deliveries_per_s", "", 0, times_floor=True),
         Column("per CPU second", "deliveries_per_cpu_s", "", 0),
-        Column("lost", "lost", "", 0),
+        Column("server's load", "server_load", "", 2),
+        LOST,
         P99,
         Column("p99 at 50 %", "at50_latency_p99_ms", "ms", 1),
         Column("p99 at 80 %", "at80_latency_p99_ms", "ms", 1),

@@ -18,7 +18,8 @@ const io = new Server(server, {
   perMessageDeflate: deflate ? { threshold: 512 } : false,
 });
 io.engine.on("connection", (raw) => {
+  raw.room = raw.request._query.room;
   raw.request = null;
 });
-io.on("connection", (socket) => socket.join(socket.handshake.query.room));
+io.on("connection", (socket) => socket.join(socket.conn.room));
 server.listen({ host, port: Number(port), backlog: 4096 });

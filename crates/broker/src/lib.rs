@@ -42,7 +42,7 @@ pub use open::open;
 pub use options::{BrokerOptions, check_url, mask_url};
 
 /// What the adapters' libraries should log at most, as directives of `tracing`'s filter, before those that a person names.
-/// The NATS client tells at info of every message that it drops, one line each.
+/// The NATS client tells at info of every connection that it makes.
 pub const LOG_DIRECTIVES: &str = "async_nats=warn";
 
 /// What a node wants from the broker: a channel or pattern of a tenant.

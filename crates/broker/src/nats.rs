@@ -1,16 +1,21 @@
 //! The NATS adapter: core NATS, by interest, and JetStream for namespaces with history.
 //!
-//! One subscription per interest; one task reads them all. The client library reconnects and subscribes again; the
-//! adapter lets an echo confirm what it did and tells the hub.
+//! A node has two connections to NATS. By the *intake*, which is ours and only receives, all interests come: one
+//! subscription for each, and one task that reads them. By the client library's everything else is done: publishing,
+//! requests, JetStream, lifecycle events. Interests follow the intake, calls follow the library's connection: where only
+//! one is lost, only what goes by it fails. Both are made to one server where possible, since only there what this node
+//! publishes reaches an interest that was confirmed before without fail; an interruption ends when both are there again.
 //!
-//! Interests are confirmed by the server that this node is connected to. In a cluster its routes pass an interest on
-//! without an answer, within milliseconds: a publication through another server in that moment may not come.
+//! Interests are confirmed by the server that the intake is connected to: by its PONG behind the subscriptions. In a
+//! cluster its routes pass an interest on without an answer, within milliseconds: a publication through another server in
+//! that moment may not come.
 //!
-//! A server that is there but does not answer is noticed within 15 s.
+//! A server that is there but does not answer is noticed within 15 s, by either connection.
 //!
-//! The client library ends the connection where a message's header is not UTF-8 or has no colon. It is back at once and
-//! the interruption is told, but whoever may publish can cause one: give `{prefix}.pub.>` to services only. Where such a
-//! message is in a stream, history is read one by one for a minute, in a form in which it does no harm.
+//! What only publishes ([`HistoryOptions::publish_only`](crate::HistoryOptions::publish_only)) has no intake.
+//!
+//! The client library ends its connection where a message's header is not UTF-8 or has no colon. It can get one only from a
+//! stream: then history is read one by one for a minute, in a form in which it does no harm.
 //!
 //! # History
 //!
@@ -30,18 +35,16 @@
 //! Where there is JetStream they have a stream of their own, which acknowledges each; else they are published to whoever
 //! listens, until one is found.
 //!
-//! A node needs permission to subscribe to `{prefix}.pub.>` and to publish and subscribe to `{prefix}.ctl.>`; with history
-//! also to what docs/subjects.md lists.
+//! A node needs permission to publish on and to subscribe to `{prefix}.pub.>`; with history also to what docs/subjects.md
+//! lists.
 
 mod api;
 mod connect;
-mod echo;
-mod inflow;
+mod intake;
 mod keeper;
-mod link;
+mod library;
+mod login;
 mod manage;
-mod merge;
-mod reader;
 mod reading;
 mod recording;
 mod requests;
@@ -50,7 +53,6 @@ mod stream_config;
 mod walk;
 
 use std::{
-    collections::HashSet,
     sync::{Arc, RwLock, atomic::Ordering},
     time::Duration,
 };
@@ -60,7 +62,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fanfare_protocol::{Channel, NatsSubjects, Tenant};
 use tokio::{
-    sync::{Mutex, mpsc},
+    sync::{mpsc, oneshot},
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -68,10 +70,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use connect::connect;
 
 use self::{
-    echo::Echo,
-    inflow::{Inflow, Recorded, Way},
-    link::Link,
-    reader::Command,
+    intake::Command,
+    library::Link,
     requests::{Caller, Requests},
     stream::Streams,
 };
@@ -81,7 +81,7 @@ use crate::{
 
 const NAME: &str = "nats";
 
-/// Calls that wait for the reader.
+/// Calls that wait for the intake.
 const COMMANDS: usize = 64;
 
 #[derive(Debug)]
@@ -90,13 +90,10 @@ struct Nats {
     client: RwLock<Option<Arc<Client>>>,
     subjects: NatsSubjects,
     link: Arc<Link>,
-    echo: Arc<Echo>,
     /// Where a namespace keeps history, or lifecycle events are told.
-    jetstream: Option<JetStream>,
-    /// Namespaces in which something may be published past the history.
-    signals: HashSet<Box<str>>,
-    /// The number that the library gave the last subscription. It counts them, and tells of slow consumers by it.
-    last_sid: Mutex<u64>,
+    jetstream: Option<Arc<JetStream>>,
+    /// Whether there is an intake.
+    takes_interests: bool,
     commands: mpsc::Sender<Command>,
     request_timeout: Duration,
     closed: CancellationToken,
@@ -150,28 +147,26 @@ impl Broker for Nats {
     }
 
     async fn add_interests(&self, interests: &[Interest]) -> Result<(), BrokerError> {
-        let client = self.connected()?;
+        if !self.takes_interests {
+            let reason = "this connection only publishes".to_owned();
+            return Err(BrokerError::Refused { broker: NAME, reason });
+        }
         if interests.is_empty() {
             return Ok(());
         }
-        let mut flows = Vec::with_capacity(interests.len());
-        let confirmed = tokio::select! {
-            biased;
-            confirmed = timeout(self.request_timeout, self.subscribe(&client, interests, &mut flows)) => confirmed
-                .unwrap_or(Err(BrokerError::Timeout { broker: NAME, waited: self.request_timeout })),
-            () = self.link.lost() => Err(BrokerError::Unavailable { broker: NAME }),
+        let adding = async {
+            let (reply, answer) = oneshot::channel();
+            let unavailable = || BrokerError::Unavailable { broker: NAME };
+            self.commands.send(Command::Add(interests.to_vec(), reply)).await.map_err(|_| unavailable())?;
+            answer.await.map_err(|_| unavailable())?
         };
-        if let Err(error) = confirmed {
-            let closed = self.closed.clone();
-            self.tasks.spawn(async move { closed.run_until_cancelled(reader::unsubscribe(&client, flows)).await });
-            return Err(error);
-        }
-        let added = self.commands.send(Command::Add(flows)).await;
-        added.map_err(|_| BrokerError::Unavailable { broker: NAME })
+        // Where the answer comes too late, nobody takes it, and the intake gives them up.
+        let waited = self.request_timeout;
+        timeout(waited, adding).await.unwrap_or(Err(BrokerError::Timeout { broker: NAME, waited }))
     }
 
     async fn remove_interests(&self, interests: &[InterestId]) {
-        // The reader is gone only when all is closed.
+        // The intake is gone only when all is closed.
         let _ = self.commands.send(Command::Remove(interests.to_vec())).await;
     }
 
@@ -243,50 +238,6 @@ impl Nats {
         }
         // A flush after a reconnect says nothing about what was written before it.
         if client.statistics().connects.load(Ordering::Relaxed) == connects { Ok(()) } else { Err(unknown()) }
-    }
-
-    /// Subscribes and waits until the server has confirmed all with one echo.
-    async fn subscribe(
-        &self,
-        client: &Client,
-        interests: &[Interest],
-        flows: &mut Vec<Inflow>,
-    ) -> Result<(), BrokerError> {
-        let streams = self.jetstream.as_ref().map(|jetstream| &jetstream.streams);
-        let ways = |interest: &Interest| match streams.and_then(|streams| streams.of_topic(&interest.topic)) {
-            None => [Some(Way::Published), None],
-            Some(stream) => {
-                let signals = self.signals.contains(interest.topic.namespace()).then_some(Way::Signals);
-                [Some(Way::Recorded(Recorded::new(Arc::clone(stream)))), signals]
-            }
-        };
-        let wanted =
-            interests.iter().flat_map(|interest| ways(interest).into_iter().flatten().map(move |way| (interest, way)));
-        let mut subjects = Vec::with_capacity(interests.len());
-        {
-            let mut last_sid = self.last_sid.lock().await;
-            for (interest, way) in wanted {
-                let subject = way.subject(&self.subjects, interest);
-                self.link.forget_refusal(&subject);
-                // Before the call, which takes the number even where it is given up while it waits.
-                *last_sid += 1;
-                let subscriber = client
-                    .subscribe(subject.clone())
-                    .await
-                    .map_err(|error| BrokerError::Refused { broker: NAME, reason: error.to_string() })?;
-                flows.push(Inflow::new(interest.clone(), *last_sid, subscriber, way));
-                subjects.push(subject);
-            }
-        }
-        let mut echo = self.echo.token();
-        echo.sending().send(client).await;
-        echo.wait().await;
-        match subjects.into_iter().find(|subject| self.link.is_refused(subject)) {
-            None => Ok(()),
-            Some(subject) => {
-                Err(BrokerError::Refused { broker: NAME, reason: format!("no permission to subscribe to {subject:?}") })
-            }
-        }
     }
 }
 

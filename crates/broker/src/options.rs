@@ -33,9 +33,6 @@ pub struct BrokerOptions {
     pub connect_timeout: Duration,
     /// How long the broker may take to confirm an interest or a publication.
     pub request_timeout: Duration,
-    /// NATS: publications that may wait per interest, beside [`limits::EVENTS`](crate::limits::EVENTS). What comes beyond
-    /// is dropped by the client library and told as an interruption.
-    pub subscription_capacity: usize,
     /// Redis: publications that may wait between the client library and the adapter; beyond it the oldest are overwritten,
     /// which is told as an interruption.
     pub broadcast_capacity: usize,
@@ -65,7 +62,6 @@ impl Default for BrokerOptions {
             tls_key_file: None,
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(5),
-            subscription_capacity: 65_536,
             broadcast_capacity: 16_384,
             history: HistoryOptions::default(),
             signals: HashSet::new(),
@@ -99,7 +95,6 @@ impl fmt::Debug for BrokerOptions {
             .field("tls_key_file", &self.tls_key_file)
             .field("connect_timeout", &self.connect_timeout)
             .field("request_timeout", &self.request_timeout)
-            .field("subscription_capacity", &self.subscription_capacity)
             .field("broadcast_capacity", &self.broadcast_capacity)
             .field("history", &self.history)
             .field("signals", &self.signals)

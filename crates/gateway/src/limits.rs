@@ -10,6 +10,8 @@ pub(crate) const SHARD_STALL: Duration = Duration::from_secs(1);
 pub(crate) const HUB_INBOX_REQUESTS: usize = 65_536;
 /// Sockets that were accepted and wait for one shard.
 pub(crate) const ACCEPTED_SOCKETS: usize = 1_024;
+/// Sockets that are accepted before others get their turn.
+pub(crate) const ACCEPTS_PER_TURN: usize = 64;
 /// Sockets of one shard whose handshake is not done.
 pub(crate) const HANDSHAKES: usize = 4_096;
 /// Events that the hub takes from the broker before it looks after everything else.

@@ -1,13 +1,23 @@
 //! Listeners, and the acceptor of the public one.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdTcpListener},
+    time::Duration,
+};
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::{
+    io::{
+        Interest,
+        unix::{AsyncFd, AsyncFdReadyGuard},
+    },
+    net::TcpListener,
+};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
-use crate::{public::count_refused, shard::ShardHandle};
+use crate::{limits::ACCEPTS_PER_TURN, public::count_refused, shard::ShardHandle};
 
 /// Connections that the kernel completes before they are accepted. It cuts this at `net.core.somaxconn`.
 const BACKLOG: i32 = 4_096;
@@ -34,26 +44,45 @@ pub(crate) fn bind(address: SocketAddr, notsent_lowat: Option<u32>) -> io::Resul
     bind().map_err(|error| io::Error::new(error.kind(), format!("listening on {address}: {error}")))
 }
 
-/// Accepts sockets and hands each to the shard with the fewest, until cancelled.
-pub(crate) async fn accept(listener: TcpListener, shards: Vec<ShardHandle>, cancelled: CancellationToken) {
+/// Accepts sockets and hands each to the shard with the fewest, until cancelled. It runs on whatever runtime polls it.
+pub(crate) async fn accept(listener: StdTcpListener, shards: Vec<ShardHandle>, cancelled: CancellationToken) {
+    // Sockets that are accepted are registered once, by their shard: a listener of tokio's would do it for each, here.
+    // SAFETY: the listener has one descriptor, its own, as long as it lives, and is not replaced.
+    #[expect(unsafe_code, reason = "there is no safe way to wait for a listener without accepting")]
+    let registered = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
+    let listener = match registered {
+        Ok(listener) => listener,
+        Err(error) => return error!(%error, "the listener could not be registered"),
+    };
     loop {
-        let accepted = tokio::select! {
+        let ready = tokio::select! {
             biased;
             () = cancelled.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            ready = listener.readable() => ready,
         };
-        match accepted.and_then(|(stream, _)| stream.into_std()) {
-            Ok(stream) => {
-                let fewest = shards.iter().min_by_key(|shard| shard.load());
-                if !fewest.is_some_and(|shard| shard.accept(stream)) {
-                    count_refused("overloaded");
-                }
-            }
-            Err(error) => {
-                // Out of file descriptors, or a socket that was gone before it was accepted.
-                warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(REST).await;
-            }
+        let accepted = ready.and_then(|mut ready| accept_waiting(&mut ready, &shards));
+        if let Err(error) = accepted {
+            // Out of file descriptors, or a socket that was gone before it was accepted.
+            warn!(%error, "a connection could not be accepted");
+            tokio::time::sleep(REST).await;
+        }
+        // Those that were accepted, and others, first.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Accepts those that wait, up to a bound.
+fn accept_waiting(ready: &mut AsyncFdReadyGuard<'_, StdTcpListener>, shards: &[ShardHandle]) -> io::Result<()> {
+    for _ in 0..ACCEPTS_PER_TURN {
+        let accept = |listener: &AsyncFd<StdTcpListener>| {
+            SockRef::from(listener.get_ref()).accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)
+        };
+        let Ok(accepted) = ready.try_io(accept) else { return Ok(()) };
+        let (socket, _) = accepted?;
+        let fewest = shards.iter().min_by_key(|shard| shard.load());
+        if !fewest.is_some_and(|shard| shard.accept(socket.into())) {
+            count_refused("overloaded");
         }
     }
+    Ok(())
 }

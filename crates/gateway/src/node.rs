@@ -158,7 +158,7 @@ impl Node {
     /// Starts serving on the current runtime, the main one, and on a thread per shard.
     ///
     /// # Errors
-    /// [`NodeError::Shard`]
+    /// [`NodeError::Shard`], and [`NodeError::Listen`] where the listener cannot be handed over.
     pub fn start(self) -> Result<RunningNode, NodeError> {
         let clock = Clock::start();
         let readiness = Arc::new(Readiness::default());
@@ -255,7 +255,19 @@ impl Node {
         let publishing = publishing::run(self.broker.clone(), client_publishes, running.clone());
         spawn(essential("publishes of clients", &running), publishing.boxed());
         let inboxes = handles.iter().map(|shard| shard.inbox.clone()).collect();
-        spawn(essential("acceptor", &accepting), listener::accept(self.public, handles, accepting.clone()).boxed());
+        let public = self.public.into_std().map_err(NodeError::Listen)?;
+        let alive = essential("acceptor", &accepting);
+        let accepting_sockets = listener::accept(public, handles, accepting.clone());
+        let acceptor = async move {
+            let _alive = alive;
+            accepting_sockets.await;
+        };
+        // One shard accepts its own sockets: no other thread has to be woken for them.
+        let accepts = match &shards[..] {
+            [only] => only.runtime.clone(),
+            _ => Handle::current(),
+        };
+        tasks.spawn_on(acceptor, &accepts);
         let (verifier, stop) = (self.verifier.clone(), running.clone());
         tasks.spawn(async move { verifier.run(stop).await });
         let presence = presence.map(PresenceHandle::new);

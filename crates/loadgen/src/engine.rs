@@ -66,7 +66,6 @@ pub(crate) struct Engine<'a> {
     publisher: Option<Publisher>,
 }
 
-#[allow(dead_code, reason = "scenarios that cut, stop and answer use what fan-out does not")]
 impl<'a> Engine<'a> {
     /// As many sockets as the target says, none of them connected. At most `concurrency` connect at one time.
     pub(crate) fn new(target: &'a Target, concurrency: usize) -> Result<Self, LoadError> {
@@ -326,7 +325,7 @@ impl<H: Hooks> Hooks for Watching<'_, H> {
 }
 
 /// An address of this machine that other runs do not use at the same time.
-fn local_address(number: usize) -> SocketAddr {
+pub(crate) fn local_address(number: usize) -> SocketAddr {
     let [_, _, high, low] = std::process::id().to_be_bytes();
     let address = Ipv4Addr::new(127, 2 + (number / SOCKETS_PER_ADDRESS) as u8, high, low.clamp(1, 254));
     SocketAddr::new(IpAddr::V4(address), 0)

@@ -3,12 +3,17 @@
 mod engine;
 mod fanout;
 mod floor;
+mod handshake;
+mod idle;
 mod literal;
+mod opening;
 mod pacing;
+mod presence;
 mod process;
 mod publisher;
 mod rate;
 mod saturate;
+mod storm;
 mod tally;
 mod target;
 mod token;
@@ -31,6 +36,14 @@ enum Command {
     Floor(floor::Options),
     /// Many sockets, in rounds: CPU of the server per delivery, and latency.
     Fanout(Box<fanout::Options>),
+    /// Sockets that come and go: CPU of the server per handshake, until it is subscribed, and per close.
+    Handshake(Box<handshake::Options>),
+    /// Sockets that do nothing: memory of the server for each.
+    Idle(Box<idle::Options>),
+    /// Members that leave and come back: CPU of the server per change.
+    Presence(Box<presence::Options>),
+    /// All sockets are cut at once and come back at once, for what they missed too: how long it takes.
+    Storm(Box<storm::Options>),
     /// Messages at an even pace: latency, and what slow and churning sockets do to the others.
     Rate(Box<rate::Options>),
     /// As many messages as the server takes: deliveries per second.
@@ -64,6 +77,10 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Floor(options) => floor::run(&options),
         Command::Fanout(options) => fanout::run(&options),
+        Command::Handshake(options) => handshake::run(&options),
+        Command::Idle(options) => idle::run(&options),
+        Command::Presence(options) => presence::run(&options),
+        Command::Storm(options) => storm::run(&options),
         Command::Rate(options) => rate::run(&options),
         Command::Saturate(options) => saturate::run(&options),
     };

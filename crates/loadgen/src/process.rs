@@ -7,6 +7,11 @@ use std::{
 
 use crate::LoadError;
 
+/// How often descriptors are counted while they are waited for.
+const LOOKING: Duration = Duration::from_millis(5);
+/// Descriptors that a server may have opened meanwhile for itself.
+const OTHER_DESCRIPTORS: usize = 4;
+
 /// What servers, broker and load have used, at one time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
@@ -81,4 +86,32 @@ fn anonymous_bytes_of(pid: u32) -> Result<u64, LoadError> {
     let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let kib = line.and_then(|rest| rest.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok());
     kib.map(|kib| kib * 1024).ok_or_else(|| LoadError::Failed(format!("{path} has no RssAnon")))
+}
+
+/// How many descriptors the processes have open.
+pub(crate) fn descriptors(pids: &[u32]) -> Result<usize, LoadError> {
+    pids.iter().map(|pid| descriptors_of(*pid)).sum()
+}
+
+fn descriptors_of(pid: u32) -> Result<usize, LoadError> {
+    let directory = format!("/proc/{pid}/fd");
+    Ok(fs::read_dir(&directory).map_err(LoadError::io(directory))?.count())
+}
+
+/// Waits until the processes have no more than `open` descriptors, or a few that are no sockets of clients: then they have
+/// noticed that clients are gone.
+pub(crate) fn wait_until_closed(pids: &[u32], open: usize, within: Duration) -> Result<(), LoadError> {
+    let deadline = Instant::now() + within;
+    loop {
+        let left = descriptors(pids)?.saturating_sub(open);
+        if left <= OTHER_DESCRIPTORS {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(LoadError::Failed(format!(
+                "{left} sockets were not closed {within:?} after clients closed them"
+            )));
+        }
+        std::thread::sleep(LOOKING);
+    }
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     NAME,
+    intake::Headers,
     requests::{Caller, RequestError},
 };
 use crate::BrokerError;
@@ -273,24 +274,18 @@ impl RawMessage {
         let decode = |text: &str| {
             BASE64_STANDARD.decode(text).map_err(|error| ApiFailure::Unreadable(format!("a stored message: {error}")))
         };
-        let headers = decode(&self.hdrs)?;
+        let block = decode(&self.hdrs)?;
+        let headers = Headers::read(&block);
         Ok(Stored {
             seq: self.seq,
             body: Body {
-                event: last_header(&headers, "Fanfare-Event"),
-                content_type: last_header(&headers, "Content-Type"),
+                event: headers.event.map(Box::from),
+                content_type: headers.content_type.map(Box::from),
                 bytes: decode(&self.data)?.into(),
             },
             timestamp: milliseconds(&self.time),
         })
     }
-}
-
-/// The last value of a header in a block as NATS keeps it: a line `NATS/1.0`, then lines `name: value`.
-fn last_header(block: &[u8], name: &str) -> Option<Box<str>> {
-    let lines = block.split(|byte| *byte == b'\n').rev();
-    let mut values = lines.filter_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b":"));
-    std::str::from_utf8(values.next()?).ok().map(|value| value.trim().into())
 }
 
 /// A time as RFC 3339, in milliseconds since the Unix epoch.

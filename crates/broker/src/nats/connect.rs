@@ -1,22 +1,22 @@
 //! The first connection.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
-use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr, client::SubscribeError};
 use fanfare_protocol::NatsSubjects;
 use tokio::{
-    sync::{Mutex, mpsc},
+    sync::mpsc,
     time::{Duration, Instant, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     COMMANDS, JetStream, NAME, Nats,
-    echo::Echo,
+    intake::{Command, DialError, Dialer, Intake, Opened, Parts},
     keeper::{self, Keeper},
-    link::Link,
+    library::{Follower, Link},
+    login::Login,
     manage,
-    reader::{Command, Parts, Reader},
     requests::{Caller, Requests},
     stream::Streams,
 };
@@ -60,33 +60,39 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
         tls::ensure_provider();
     }
 
+    let deadline = Instant::now() + options.connect_timeout;
+    // What only publishes has no interests.
+    let opened = match options.history.publish_only {
+        true => None,
+        false => Some(open_intake(options, &servers, &login, deadline).await?),
+    };
+    let place = opened.as_ref().map(Opened::place);
     let (link, closed) = (Link::new(), CancellationToken::new());
     // The library keeps the sender while its tasks run.
     let (alive, library) = mpsc::channel(1);
     let library_options = || {
-        let (link, alive, closed) = (Arc::clone(&link), alive.clone(), closed.clone());
-        login
+        let (told, alive, ended) = (Arc::clone(&link), alive.clone(), closed.clone());
+        let library = login
             .apply(library_options(options, &servers))
-            .reconnect_delay_callback(move |attempts| reconnect_delay(attempts, &closed))
+            .reconnect_delay_callback(move |attempts| reconnect_delay(attempts, &ended))
             .event_callback(move |event| {
                 let _alive = &alive;
-                link.tell(event);
+                told.tell(event);
                 std::future::ready(())
-            })
+            });
+        let Some(place) = place.clone() else { return library };
+        let (link, ended) = (Arc::clone(&link), closed.clone());
+        library
+            .reconnect_to_server_callback(move |pool, _| Arc::clone(&link).beside(pool, place.clone(), ended.clone()))
     };
-    let client = Arc::new(first_connection(options, &servers, library_options).await?);
+    let client = Arc::new(first_connection(&servers, deadline, library_options).await?);
     drop(alive);
 
-    let echo = Echo::new(&options.prefix);
-    let refused =
-        |error: async_nats::client::SubscribeError| BrokerError::Refused { broker: NAME, reason: error.to_string() };
-    // The first of this client: number 1.
-    let echoes = client.subscribe(echo.subject()).await.map_err(refused)?;
     let (outlet, events) = Outlet::new();
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let tasks = TaskTracker::new();
-    let (jetstream, subscriptions) = if options.history.namespaces.is_empty() && !options.tells {
-        (None, 1)
+    let jetstream = if options.history.namespaces.is_empty() && !options.tells {
+        None
     } else {
         // In a box: most nodes have none, and it is large.
         let jetstream = Box::pin(begin_jetstream(&client, &subjects, options, &commands, &closed, &tasks)).await;
@@ -95,31 +101,42 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
             tasks.close();
             tasks.wait().await;
         }
-        (Some(jetstream?), 3)
+        Some(Arc::new(jetstream?))
     };
-    let parts = Parts {
+    let follower = Follower {
         client: Arc::clone(&client),
-        subjects: subjects.clone(),
         link: Arc::clone(&link),
-        echo: Arc::clone(&echo),
-        echoes,
-        commands: receiver,
-        outlet,
-        subscription_capacity: options.subscription_capacity.max(1),
-        jetstream: jetstream.as_ref().map(|begun| (Arc::clone(&begun.streams), Arc::clone(&begun.requests))),
+        jetstream: jetstream.clone(),
         closed: closed.clone(),
-        tasks: tasks.clone(),
         library,
     };
-    tasks.spawn(Reader::new(parts).run());
+    tasks.spawn(follower.run());
+    let takes_interests = opened.is_some();
+    if let Some(opened) = opened {
+        let parts = Parts {
+            subjects: subjects.clone(),
+            streams: jetstream.as_ref().map(|jetstream| Arc::clone(&jetstream.streams)),
+            signals: options.signals.clone(),
+            commands: receiver,
+            outlet,
+            library: link.up(),
+            closed: closed.clone(),
+        };
+        tasks.spawn(Intake::run(parts, opened));
+    } else {
+        let closed = closed.clone();
+        // The stream of events ends with the adapter, though nothing comes by it.
+        tasks.spawn(async move {
+            closed.cancelled().await;
+            drop(outlet);
+        });
+    }
     let nats = Nats {
-        client: std::sync::RwLock::new(Some(client)),
+        client: RwLock::new(Some(client)),
         subjects,
         link,
-        echo,
         jetstream,
-        signals: options.signals.clone(),
-        last_sid: Mutex::new(subscriptions),
+        takes_interests,
         commands,
         request_timeout: options.request_timeout,
         closed,
@@ -128,7 +145,24 @@ pub async fn connect(options: &BrokerOptions) -> Result<(Arc<dyn Broker>, Events
     Ok((Arc::new(nats), events))
 }
 
-/// Lets the streams be as they have to be, and begins to watch them. The client's second and third subscriptions.
+/// The connection by which interests come. It is opened first: the library's goes where it is.
+async fn open_intake(
+    options: &BrokerOptions,
+    servers: &Servers,
+    login: &Login,
+    deadline: Instant,
+) -> Result<Opened, BrokerError> {
+    let dialer = Arc::new(Dialer {
+        login: login.clone(),
+        name: format!("{} intake", client_name(options)),
+        tls: servers.tls,
+        options: Arc::new(options.clone()),
+        timeout: options.connect_timeout,
+    });
+    first(servers, deadline, DialError::is_final, || Opened::open(Arc::clone(&dialer), &servers.servers)).await
+}
+
+/// Lets the streams be as they have to be, and begins to watch them.
 async fn begin_jetstream(
     client: &Arc<Client>,
     subjects: &NatsSubjects,
@@ -137,8 +171,7 @@ async fn begin_jetstream(
     closed: &CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<JetStream, BrokerError> {
-    let refused =
-        |error: async_nats::client::SubscribeError| BrokerError::Refused { broker: NAME, reason: error.to_string() };
+    let refused = |error: SubscribeError| BrokerError::Refused { broker: NAME, reason: error.to_string() };
     let requests = Requests::new(closed.clone());
     let inbox = client.subscribe(requests.subject()).await.map_err(refused)?;
     tasks.spawn(Arc::clone(&requests).read(inbox));
@@ -160,75 +193,10 @@ async fn begin_jetstream(
     Ok(JetStream { streams, requests })
 }
 
-/// How the node says who it is.
-#[derive(Clone)]
-enum Login {
-    Nobody,
-    Password(String, String),
-    Token(String),
-    Nkey(String),
-    /// The text of a credentials file.
-    Credentials(String),
-}
-
-impl Login {
-    /// One way, since a server looks at one only.
-    async fn choose(options: &BrokerOptions, servers: &Servers) -> Result<Self, BrokerError> {
-        let mut ways = Vec::new();
-        match (&servers.user, &servers.password) {
-            (Some(user), Some(password)) => ways.push(Self::Password(user.clone(), password.clone())),
-            // A user alone in a URL is a token, as in other NATS clients.
-            (Some(token), None) if options.user.is_none() => ways.push(Self::Token(token.clone())),
-            (None, None) => {}
-            _ => return Err(login_error("both user and password, or neither")),
-        }
-        ways.extend(options.token.clone().map(Self::Token));
-        ways.extend(options.nkey_seed.clone().map(Self::Nkey));
-        if let Some(path) = &options.credentials_file {
-            let text = tokio::fs::read_to_string(path).await.map_err(|error| BrokerError::Configuration {
-                what: "credentials_file",
-                value: path.display().to_string(),
-                allowed: format!("a readable file ({error})"),
-            })?;
-            if ConnectOptions::with_credentials(&text).is_err() {
-                return Err(BrokerError::Configuration {
-                    what: "credentials_file",
-                    value: path.display().to_string(),
-                    allowed: "a file with a user's JWT and seed, as `nsc generate creds` writes it".to_owned(),
-                });
-            }
-            ways.push(Self::Credentials(text));
-        }
-        let way = ways.pop().unwrap_or(Self::Nobody);
-        if ways.is_empty() { Ok(way) } else { Err(login_error("one of them")) }
-    }
-
-    fn apply(&self, options: ConnectOptions) -> ConnectOptions {
-        match self.clone() {
-            Self::Nobody => options,
-            Self::Password(user, password) => options.user_and_password(user, password),
-            Self::Token(token) => options.token(token),
-            Self::Nkey(seed) => options.nkey(seed),
-            Self::Credentials(text) => {
-                options.credentials(&text).expect("the text was read the same way when it was chosen")
-            }
-        }
-    }
-}
-
-fn login_error(allowed: &str) -> BrokerError {
-    BrokerError::Configuration {
-        what: "user and password, token, nkey_seed, credentials_file",
-        value: "***".to_owned(),
-        allowed: allowed.to_owned(),
-    }
-}
-
 /// All but who we are and what is called back.
 fn library_options(options: &BrokerOptions, servers: &Servers) -> ConnectOptions {
     let mut library = ConnectOptions::new()
-        .name(options.client_name.as_deref().unwrap_or("fanfare"))
-        .subscription_capacity(options.subscription_capacity.max(1))
+        .name(client_name(options))
         .connection_timeout(options.connect_timeout)
         .ping_interval(PING_INTERVAL)
         .require_tls(servers.tls);
@@ -241,26 +209,34 @@ fn library_options(options: &BrokerOptions, servers: &Servers) -> ConnectOptions
     library
 }
 
-/// Goes round all servers until one answers or the time is over. A refusal ends it at once.
+fn client_name(options: &BrokerOptions) -> &str {
+    options.client_name.as_deref().unwrap_or("fanfare")
+}
+
+/// The library's first connection.
 async fn first_connection(
-    options: &BrokerOptions,
     servers: &Servers,
+    deadline: Instant,
     library_options: impl Fn() -> ConnectOptions,
 ) -> Result<Client, BrokerError> {
-    let scheme = if servers.tls { "tls" } else { "nats" };
-    let address = |server: &Server| format!("{scheme}://{server}");
-    let addresses: Vec<ServerAddr> = servers
-        .servers
-        .iter()
-        .map(|server| address(server).parse())
+    let addresses: Vec<ServerAddr> = addresses(servers)
+        .map(|address| address.parse())
         .collect::<Result<_, _>>()
         .expect("an address made of a host and a port is one");
-    let deadline = Instant::now() + options.connect_timeout;
+    first(servers, deadline, is_final, || library_options().connect(addresses.as_slice())).await
+}
+
+/// Goes round all servers until one answers or the time is over. A refusal ends it at once.
+async fn first<T, E: std::error::Error, F: Future<Output = Result<T, E>>>(
+    servers: &Servers,
+    deadline: Instant,
+    is_final: impl Fn(&E) -> bool,
+    connect: impl Fn() -> F,
+) -> Result<T, BrokerError> {
     let mut reason = "no answer".to_owned();
     loop {
-        let attempt = timeout_at(deadline, library_options().connect(addresses.as_slice())).await;
-        match attempt {
-            Ok(Ok(client)) => return Ok(client),
+        match timeout_at(deadline, connect()).await {
+            Ok(Ok(connected)) => return Ok(connected),
             Ok(Err(error)) if is_final(&error) => {
                 return Err(BrokerError::Refused { broker: NAME, reason: error.to_string() });
             }
@@ -268,11 +244,16 @@ async fn first_connection(
             Err(_) => {}
         }
         if Instant::now() + START_DELAY >= deadline {
-            let servers = servers.servers.iter().map(address).collect::<Vec<_>>().join(",");
+            let servers = addresses(servers).collect::<Vec<_>>().join(",");
             return Err(BrokerError::Unreachable { broker: NAME, servers, reason });
         }
         sleep(START_DELAY).await;
     }
+}
+
+fn addresses(servers: &Servers) -> impl Iterator<Item = String> {
+    let scheme = if servers.tls { "tls" } else { "nats" };
+    servers.servers.iter().map(move |server: &Server| format!("{scheme}://{server}"))
 }
 
 /// Whether another attempt would fail just the same.
@@ -294,34 +275,4 @@ fn reconnect_delay(attempts: usize, closed: &CancellationToken) -> Duration {
         return Duration::MAX;
     }
     backoff::pause(attempts)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn choose(options: BrokerOptions) -> Result<Login, String> {
-        let Ok(Address::Nats(servers)) = Address::parse(&options) else { panic!("{options:?}") };
-        Login::choose(&options, &servers).await.map_err(|error| error.to_string())
-    }
-
-    #[tokio::test]
-    async fn one_way_to_log_in() {
-        let options = |url: &str| BrokerOptions::new(url);
-        let secret = Some("secret".to_owned());
-        assert!(matches!(choose(options("nats://a")).await, Ok(Login::Nobody)));
-        assert!(matches!(choose(options("nats://t@a")).await, Ok(Login::Token(t)) if t == "t"));
-        assert!(matches!(choose(options("nats://u:p@a")).await, Ok(Login::Password(u, p)) if u == "u" && p == "p"));
-        let alone = BrokerOptions { user: Some("u".to_owned()), ..options("nats://a") };
-        assert!(choose(alone).await.is_err_and(|error| error.contains("both user and password")));
-        let two = BrokerOptions { token: secret.clone(), nkey_seed: secret, ..options("nats://a") };
-        assert!(choose(two).await.is_err_and(|error| error.contains("one of them") && !error.contains("secret")));
-        let missing = BrokerOptions { credentials_file: Some("/no/such".into()), ..options("nats://a") };
-        assert!(choose(missing).await.is_err_and(|error| error.contains("/no/such")));
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("wrong.creds");
-        std::fs::write(&path, "secret").unwrap();
-        let wrong = BrokerOptions { credentials_file: Some(path), ..options("nats://a") };
-        assert!(choose(wrong).await.is_err_and(|error| error.contains("nsc") && !error.contains("secret")));
-    }
 }

@@ -11,8 +11,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    intake::Command,
     manage,
-    reader::Command,
     requests::{Caller, Requests},
     stream::{Stream, Streams},
 };
@@ -75,7 +75,7 @@ impl Keeper {
                 // What the former leader took and did not republish any more is with the new one.
                 tracing::info!(streams = ?elected, "leaders were elected; positions are looked at");
                 let elected = self.streams.all().filter(|stream| elected.contains(stream.name())).map(Arc::clone);
-                // The reader is gone only when all is closed.
+                // The intake is gone only when all is closed.
                 let _ = self.commands.send(Command::Check(elected.collect())).await;
             }
             let pause = match self.look().await {
@@ -99,7 +99,7 @@ impl Keeper {
         ours
     }
 
-    /// Reads every stream's numbering again and makes those anew that are gone. Tells the reader what has changed.
+    /// Reads every stream's numbering again and makes those anew that are gone. Tells the intake what has changed.
     async fn look(&self) -> Result<(), BrokerError> {
         // Nothing of them is delivered until then, and one that cannot be looked at may take its time.
         self.tell_renumbered().await;

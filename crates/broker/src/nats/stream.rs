@@ -4,11 +4,10 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
-use async_nats::HeaderMap;
 use fanfare_protocol::{Channel, Epoch, NatsSubjects, Position, Topic};
 use tokio::{
     sync::Notify,
@@ -17,6 +16,7 @@ use tokio::{
 
 use super::{
     api::{StreamInfo, milliseconds},
+    intake::Headers,
     stream_config::StreamConfig,
 };
 use crate::{HistoryOptions, LivePosition};
@@ -46,6 +46,8 @@ pub(super) struct Streams {
 pub(super) struct Stream {
     pub(super) config: StreamConfig,
     epoch: RwLock<Epoch>,
+    /// How often the epoch has changed; changed before it.
+    numbering: AtomicU32,
     /// The numbering is another than the one that interests have heard of.
     renumbered: AtomicBool,
     /// The highest sequence that was seen.
@@ -141,6 +143,7 @@ impl Stream {
         Self {
             config,
             epoch: RwLock::new(epoch),
+            numbering: AtomicU32::new(0),
             renumbered: AtomicBool::new(false),
             highest: AtomicU64::new(0),
             made_anew: AtomicU64::new(0),
@@ -158,6 +161,11 @@ impl Stream {
         self.epoch.read().expect(UNPOISONED).clone()
     }
 
+    /// Which of the numberings that it has had, in a few bytes.
+    pub(super) fn numbering(&self) -> u32 {
+        self.numbering.load(Ordering::Acquire)
+    }
+
     pub(super) fn position(&self, offset: u64) -> Position {
         Position { offset, epoch: self.epoch() }
     }
@@ -168,6 +176,7 @@ impl Stream {
         let mut epoch = self.epoch.write().expect(UNPOISONED);
         if *epoch != now {
             tracing::warn!(stream = self.name(), created = info.created, "the stream is not the one it was");
+            self.numbering.fetch_add(1, Ordering::AcqRel);
             *epoch = now.clone();
             self.made_anew.store(milliseconds(&info.created).unwrap_or_default(), Ordering::Relaxed);
             drop(epoch);
@@ -217,37 +226,34 @@ impl Stream {
     /// What the stream before this one has republished has no place: its sequences mean nothing in the numbering of now.
     pub(super) fn live_position(
         &self,
-        headers: Option<&HeaderMap>,
+        headers: &Headers<'_>,
         timestamp: Option<u64>,
-        numbering: &Epoch,
+        numbering: u32,
     ) -> Result<LivePosition, Unplaced> {
-        let last = |name| headers.and_then(|headers| headers.get_last(name)).map(|value| value.as_str());
-        let number = |name| last(name).and_then(|text| text.parse::<u64>().ok()).ok_or(Unplaced::Header(name));
-        let stream = last(STREAM).ok_or(Unplaced::Header(STREAM))?;
+        let number =
+            |name, text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok()).ok_or(Unplaced::Header(name));
+        let stream = headers.stream.ok_or(Unplaced::Header("Nats-Stream"))?;
         if stream != self.name() {
             return Err(Unplaced::Stream(stream.to_owned()));
         }
+        // In this order: the number changes before the epoch.
         let epoch = self.epoch();
         let made_anew = self.made_anew.load(Ordering::Relaxed);
-        if epoch != *numbering || timestamp.is_some_and(|timestamp| timestamp < made_anew) {
+        if self.numbering() != numbering || timestamp.is_some_and(|timestamp| timestamp < made_anew) {
             return Err(Unplaced::Former);
         }
-        let offset = number(SEQUENCE)?;
+        let offset = number("Nats-Sequence", headers.sequence)?;
         // The last one that is still retained: 0 says nothing about what was there.
-        let previous = Some(number(LAST_SEQUENCE)?).filter(|previous| *previous != 0);
+        let previous = Some(number("Nats-Last-Sequence", headers.last_sequence)?).filter(|previous| *previous != 0);
         self.saw(offset);
         Ok(LivePosition { position: Position { offset, epoch }, previous })
     }
 }
 
 /// When the stream took a republished message. Servers before 2.12 or so do not say.
-pub(super) fn live_timestamp(headers: Option<&HeaderMap>) -> Option<u64> {
-    milliseconds(headers?.get_last("Nats-Time-Stamp")?.as_str())
+pub(super) fn live_timestamp(headers: &Headers<'_>) -> Option<u64> {
+    milliseconds(headers.time_stamp?)
 }
-
-const STREAM: &str = "Nats-Stream";
-const SEQUENCE: &str = "Nats-Sequence";
-const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
 
 const UNPOISONED: &str = "nothing panics while it holds the epoch";
 
@@ -281,12 +287,20 @@ mod tests {
         Arc::clone(streams.of_channel(&Channel::parse("a:b").unwrap()).unwrap())
     }
 
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in pairs {
-            headers.append(*name, *value);
-        }
-        headers
+    const STREAM: &str = "Nats-Stream";
+    const SEQUENCE: &str = "Nats-Sequence";
+    const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
+
+    /// Where a message with these headers stands.
+    fn place(
+        stream: &Stream,
+        pairs: &[(&str, &str)],
+        timestamp: Option<u64>,
+        numbering: u32,
+    ) -> Result<LivePosition, Unplaced> {
+        let lines: String = pairs.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let block = format!("NATS/1.0\r\n{lines}\r\n");
+        stream.live_position(&Headers::read(block.as_bytes()), timestamp, numbering)
     }
 
     #[test]
@@ -294,43 +308,42 @@ mod tests {
         let stream = stream();
         let forged = [(STREAM, "other"), (SEQUENCE, "900"), (LAST_SEQUENCE, "899")];
         let own = [(STREAM, "RT_a"), (SEQUENCE, "7"), (LAST_SEQUENCE, "3")];
-        let both = headers(&[forged, own].concat());
-        let place = stream.live_position(Some(&both), None, &stream.epoch()).unwrap();
-        assert_eq!((place.position.offset, place.previous), (7, Some(3)));
-        let first = headers(&[own[0], own[1], (LAST_SEQUENCE, "0")]);
-        assert_eq!(stream.live_position(Some(&first), None, &stream.epoch()).unwrap().previous, None);
+        let both = place(&stream, &[forged, own].concat(), None, stream.numbering()).unwrap();
+        assert_eq!((both.position.offset, both.previous), (7, Some(3)));
+        let first = [own[0], own[1], (LAST_SEQUENCE, "0")];
+        assert_eq!(place(&stream, &first, None, stream.numbering()).unwrap().previous, None);
         assert_eq!(stream.highest(), 7);
     }
 
     #[test]
     fn what_no_stream_has_republished_is_not_placed() {
         let stream = stream();
-        let place = |headers| stream.live_position(headers, None, &stream.epoch());
-        assert_eq!(place(None), Err(Unplaced::Header(STREAM)));
-        let other = headers(&[(STREAM, "RT_b"), (SEQUENCE, "7"), (LAST_SEQUENCE, "3")]);
-        assert_eq!(place(Some(&other)), Err(Unplaced::Stream("RT_b".to_owned())));
-        let without = headers(&[(STREAM, "RT_a"), (SEQUENCE, "x"), (LAST_SEQUENCE, "3")]);
-        assert_eq!(place(Some(&without)), Err(Unplaced::Header(SEQUENCE)));
+        let place = |pairs: &[_]| place(&stream, pairs, None, stream.numbering());
+        assert_eq!(place(&[]), Err(Unplaced::Header(STREAM)));
+        let other = [(STREAM, "RT_b"), (SEQUENCE, "7"), (LAST_SEQUENCE, "3")];
+        assert_eq!(place(&other), Err(Unplaced::Stream("RT_b".to_owned())));
+        assert_eq!(place(&[(STREAM, "RT_a"), (SEQUENCE, "x"), (LAST_SEQUENCE, "3")]), Err(Unplaced::Header(SEQUENCE)));
+        assert_eq!(place(&[(STREAM, "RT_a"), (SEQUENCE, "7")]), Err(Unplaced::Header(LAST_SEQUENCE)));
     }
 
     #[test]
     fn what_the_stream_before_has_republished_is_not_placed() {
         let stream = stream();
-        let message = headers(&[(STREAM, "RT_a"), (SEQUENCE, "5000"), (LAST_SEQUENCE, "4999")]);
-        let place = |timestamp, numbering: &Epoch| stream.live_position(Some(&message), timestamp, numbering);
-        let former = stream.epoch();
-        assert_eq!(place(Some(1), &former).unwrap().position, stream.position(5_000));
+        let message = [(STREAM, "RT_a"), (SEQUENCE, "5000"), (LAST_SEQUENCE, "4999")];
+        let place = |timestamp, numbering| place(&stream, &message, timestamp, numbering);
+        let former = stream.numbering();
+        assert_eq!(place(Some(1), former).unwrap().position, stream.position(5_000));
         let info = json!({
             "config": {}, "created": "2026-11-21T16:00:00.5Z", "state": { "first_seq": 1, "last_seq": 3 },
         });
         stream.learn(&serde_json::from_value(info).unwrap());
-        assert_eq!(place(None, &former), Err(Unplaced::Former));
+        assert_eq!(place(None, former), Err(Unplaced::Former));
         assert_eq!(stream.highest(), 0);
         // It waited in the server, or came by another way.
         let created = 1_795_276_800_500;
-        assert_eq!(place(Some(created - 1), &stream.epoch()), Err(Unplaced::Former));
-        assert_eq!(place(Some(created), &stream.epoch()).unwrap().position, stream.position(5_000));
-        assert_eq!(place(None, &stream.epoch()).unwrap().position, stream.position(5_000));
+        assert_eq!(place(Some(created - 1), stream.numbering()), Err(Unplaced::Former));
+        assert_eq!(place(Some(created), stream.numbering()).unwrap().position, stream.position(5_000));
+        assert_eq!(place(None, stream.numbering()).unwrap().position, stream.position(5_000));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod lifecycle;
 mod memory;
 mod nats;
 mod nats_history;
+mod nats_intake;
 mod nats_streams;
 mod node;
 mod redis;

@@ -197,7 +197,7 @@ async fn a_stream_that_is_deleted_is_made_anew_and_told() {
 /// new one's.
 #[tokio::test]
 async fn what_waits_of_the_stream_before_has_no_place_in_the_new_one() {
-    // More than waits for the hub: the rest waits in the client library.
+    // More than waits for the hub: the rest waits on its way.
     const OLD: u64 = 2 * limits::EVENTS as u64;
     let server = jetstream().await;
     let mut node = Node::over(open(&options(&server, 100, Duration::from_secs(60))).await.unwrap());
@@ -291,12 +291,12 @@ async fn a_stream_that_became_another_is_noticed_without_advisories() {
 /// The permissions of docs/subjects.md are enough, and no more than needed to check streams is needed to check them.
 #[tokio::test]
 async fn the_permissions_of_the_documentation_are_enough() {
-    let reading = "\"rt.pub.>\", \"rt.ctl.>\", \"$JS.API.STREAM.INFO.RT_a\", \"$JS.API.STREAM.MSG.GET.RT_a\", \
+    let reading = "\"rt.pub.>\", \"$JS.API.STREAM.INFO.RT_a\", \"$JS.API.STREAM.MSG.GET.RT_a\", \
                    \"$JS.API.CONSUMER.CREATE.RT_a.>\", \"$JS.API.CONSUMER.MSG.NEXT.RT_a.>\", \
                    \"$JS.API.CONSUMER.DELETE.RT_a.>\", \"rt.sig.>\", \"rt.event.>\", \"$JS.API.STREAM.INFO.RT_EVENTS\"";
     let managing = "\"$JS.API.STREAM.CREATE.RT_a\", \"$JS.API.STREAM.UPDATE.RT_a\", \
                     \"$JS.API.STREAM.CREATE.RT_EVENTS\", \"$JS.API.STREAM.UPDATE.RT_EVENTS\"";
-    let subscribe = "[\"rt.pub.>\", \"rt.live.>\", \"rt.sig.>\", \"rt.ctl.>\", \"_INBOX.>\", \
+    let subscribe = "[\"rt.pub.>\", \"rt.live.>\", \"rt.sig.>\", \"_INBOX.>\", \
                      \"$JS.EVENT.ADVISORY.STREAM.*.*\"]";
     let user = |name: &str, publish: &str| {
         format!("{{ user: {name}, password: p, permissions: {{ publish: [{publish}], subscribe: {subscribe} }} }}")

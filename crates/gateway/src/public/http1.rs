@@ -12,10 +12,9 @@ use futures_util::future::Either;
 use http_body_util::Full;
 use hyper::{Request, Response, body::Bytes, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::{PublicHttp, Routed, count_refused};
+use super::{Begun, PublicHttp, Routed, count_refused};
 use crate::{
     encoding::Variant,
     shard::{Adopted, Shard, StreamOpening},
@@ -33,13 +32,13 @@ enum Accepted {
 
 impl PublicHttp {
     /// Serves one socket until its handshake is done, and hands it to the shard.
-    pub(super) async fn serve_http1(&self, shard: Rc<Shard>, stream: TcpStream) {
+    pub(super) async fn serve_http1(&self, shard: Rc<Shard>, begun: Begun) {
         let accepted: RefCell<Option<Accepted>> = RefCell::new(None);
         let service = service_fn(|request: Request<_>| self.answer_http1(&request, &accepted));
         let mut serving = http1::Builder::new()
             .half_close(false)
             .max_buf_size(32 * 1024)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(begun), service);
         // The answer 101 ends HTTP on this socket; a stream is not answered here at all. Either way the socket comes back
         // with what was read too much.
         let done = poll_fn(|cx| match serving.poll_without_shutdown(cx) {
@@ -55,10 +54,14 @@ impl PublicHttp {
             Err(_) => return count_refused("timeout"),
         }
         let parts = serving.into_parts();
-        let stream = parts.io.into_inner();
+        let (stream, mut left) = parts.io.into_inner().into_parts();
         match accepted.take() {
             Some(Accepted::WebSocket { variant, handshake }) => {
-                shard.adopt(Adopted { stream, unread: parts.read_buf.to_vec(), variant, handshake });
+                let mut unread = parts.read_buf.to_vec();
+                unread.append(&mut left);
+                // The runtime has no part in it any more.
+                let Ok(stream) = stream.into_std() else { return count_refused("http") };
+                shard.adopt(Adopted { stream, answer: None, unread: &mut unread, variant, handshake });
             }
             // What came behind the request is not for a stream.
             Some(Accepted::Stream(opening)) => shard.open_stream(stream, *opening),

@@ -25,10 +25,10 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::sync::Notify;
 use tracing::debug;
 
-use super::{PublicHttp, Routed, count_refused};
+use super::{Begun, PublicHttp, Routed, count_refused};
 use crate::{
     limits::{CLOSE_LINGER, HTTP2_HEADER_BYTES, HTTP2_SEND_BYTES, HTTP2_STREAMS, HTTP2_WINDOW_BYTES},
     shard::{Chunk, InHandshake, Opened, Shard, StreamBody},
@@ -69,12 +69,7 @@ enum AnswerBody {
 
 impl PublicHttp {
     /// Serves one socket to its end. While no request is open it counts as one in its handshake, and has as long.
-    pub(super) async fn serve_http2(
-        self: Arc<Self>,
-        shard: Rc<Shard>,
-        stream: TcpStream,
-        mut in_handshake: InHandshake,
-    ) {
+    pub(super) async fn serve_http2(self: Arc<Self>, shard: Rc<Shard>, begun: Begun, mut in_handshake: InHandshake) {
         let _counted = OpenSocket::new(self.http2_sockets.clone());
         let requests = Rc::new(Requests::default());
         let service = {
@@ -82,7 +77,7 @@ impl PublicHttp {
             service_fn(move |request| http.clone().answer_http2(shard.clone(), requests.clone(), request))
         };
         let builder = self.http2_builder();
-        let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut serving = pin!(builder.serve_connection(TokioIo::new(begun), service));
         let mut draining = false;
         loop {
             let idle = requests.open.get() == 0;

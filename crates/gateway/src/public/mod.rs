@@ -1,38 +1,50 @@
 //! The public port's HTTP: the WebSocket handshake, streams of server-sent events, and an answer to everything else.
 //!
-//! A socket that becomes a WebSocket or a stream over HTTP/1.1 is taken back from hyper and belongs to its shard from
-//! then on. Over HTTP/2 the socket stays with hyper, and the shard has the streams on it.
+//! A plain handshake is read and answered here; see [`plain`]. Everything else is hyper's. A socket that becomes a WebSocket
+//! or a stream over HTTP/1.1 is taken back from it and belongs to its shard from then on. Over HTTP/2 the socket stays with
+//! hyper, and the shard has the streams on it.
 
 mod answer;
+mod begun;
 mod http1;
 mod http2;
+mod plain;
 mod refused;
 mod stream;
 mod token;
 
 use std::{
+    future::poll_fn,
+    io::{self, Read as _},
+    net::TcpStream as StdTcpStream,
+    pin::Pin,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Poll, ready},
     time::Duration,
 };
 
 use fanfare_protocol::Watch;
 use fanfare_session::{Asked, Handshake, SessionConfig};
 use hyper::{Request, Response, body::Bytes};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead as _, ReadBuf},
+    net::TcpStream,
+};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::{
     encoding::Variant,
     origin::OriginPolicy,
-    shard::{InHandshake, Shard, StreamOpening},
+    shard::{Adopted, InHandshake, Shard, StreamOpening},
     websocket::Upgrade,
 };
 pub(crate) use answer::to_http1;
+use begun::Begun;
 use refused::Refused;
 pub(crate) use refused::count_refused;
 pub(crate) use stream::refuse_stream;
@@ -74,20 +86,88 @@ enum Routed {
     Answer(Response<Bytes>),
 }
 
+/// A plain request that becomes a WebSocket.
+struct PlainHandshake {
+    upgrade: Upgrade,
+    handshake: Handshake,
+    /// Bytes of the request.
+    length: usize,
+}
+
+impl PlainHandshake {
+    /// Hands its socket to the shard, with what came behind the request. Nothing is left to be served.
+    fn hand_over<T>(self, shard: &Rc<Shard>, stream: StdTcpStream, input: &mut [u8]) -> Option<T> {
+        let Self { upgrade, handshake, length } = self;
+        let variant = Variant::new(upgrade.subprotocol.dialect, upgrade.deflate.is_some());
+        shard.adopt(Adopted { stream, answer: Some(&upgrade), unread: &mut input[length..], variant, handshake });
+        None
+    }
+}
+
 impl PublicHttp {
-    /// Serves one socket: until it is handed to the shard, or, over HTTP/2, until it ends.
-    pub(crate) async fn serve(self: Arc<Self>, shard: Rc<Shard>, stream: TcpStream, in_handshake: InHandshake) {
-        // One byte tells: only the preface of HTTP/2 (RFC 9113 section 3.4) and methods that are refused begin with a P.
-        let mut first = [0];
-        match tokio::time::timeout(self.handshake_timeout, stream.peek(&mut first)).await {
-            Ok(Ok(_)) if first == *b"P" => Box::pin(self.serve_http2(shard, stream, in_handshake)).await,
-            Ok(Ok(_)) => self.serve_http1(shard, stream).await,
+    /// Serves an accepted socket. Where its request is there already and is a plain handshake, as most are, it is the
+    /// shard's when this returns.
+    pub(crate) fn begin(self: &Arc<Self>, shard: &Rc<Shard>, socket: StdTcpStream, in_handshake: InHandshake) {
+        // Before the runtime hears of the socket: else it would tell of what has been read.
+        let rest = shard.with_read_buffer(|buffer| match (&socket).read(buffer) {
+            Ok(count) => match self.plain(&buffer[..count]) {
+                Some(plain) => plain.hand_over(shard, socket, &mut buffer[..count]),
+                None => register(socket).map(|stream| Ok(Begun::new(stream, buffer[..count].to_vec()))),
+            },
+            Err(_) => register(socket).map(Err),
+        });
+        match rest {
+            Some(Ok(begun)) => _ = tokio::task::spawn_local(self.clone().serve(shard.clone(), begun, in_handshake)),
+            Some(Err(stream)) => _ = tokio::task::spawn_local(self.clone().wait(shard.clone(), stream, in_handshake)),
+            None => {}
+        }
+    }
+
+    /// Waits for the request of a socket, and serves it.
+    async fn wait(self: Arc<Self>, shard: Rc<Shard>, stream: TcpStream, in_handshake: InHandshake) {
+        let mut stream = Some(stream);
+        let read = poll_fn(|cx| {
+            shard.with_read_buffer(|buffer| {
+                let mut unfilled = ReadBuf::new(buffer);
+                let waiting = stream.as_mut().expect("it is taken once, when this ends");
+                ready!(Pin::new(waiting).poll_read(cx, &mut unfilled))?;
+                let count = unfilled.filled().len();
+                let stream = stream.take().expect("it was there just now");
+                Poll::Ready(io::Result::Ok(match self.plain(&buffer[..count]) {
+                    Some(plain) => plain.hand_over(&shard, stream.into_std()?, &mut buffer[..count]),
+                    None => Some(Begun::new(stream, buffer[..count].to_vec())),
+                }))
+            })
+        });
+        match tokio::time::timeout(self.handshake_timeout, read).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(begun))) => Box::pin(self.serve(shard, begun, in_handshake)).await,
             Ok(Err(error)) => {
                 debug!(%error, "a socket ended before its request");
                 count_refused("http");
             }
             Err(_) => count_refused("timeout"),
         }
+    }
+
+    /// Serves a socket whose request is not plain: until it is handed to the shard, or, over HTTP/2, until it ends.
+    async fn serve(self: Arc<Self>, shard: Rc<Shard>, begun: Begun, in_handshake: InHandshake) {
+        // The runtime may not have heard yet that it is; hyper gives up an answer to what is no HTTP that it cannot write.
+        if !matches!(tokio::time::timeout(self.handshake_timeout, begun.writable()).await, Ok(Ok(()))) {
+            return count_refused("http");
+        }
+        // One byte tells: only the preface of HTTP/2 (RFC 9113 section 3.4) and methods that are refused begin with a P.
+        match begun.first() {
+            Some(b'P') => self.serve_http2(shard, begun, in_handshake).await,
+            _ => self.serve_http1(shard, begun).await,
+        }
+    }
+
+    /// A plain handshake that is accepted. Whatever is to be refused is hyper's to refuse.
+    fn plain(&self, input: &[u8]) -> Option<PlainHandshake> {
+        let (request, length) = plain::parse(input)?;
+        let (upgrade, handshake) = self.upgrade(&request).ok()?;
+        Some(PlainHandshake { upgrade, handshake, length })
     }
 
     fn route<B>(&self, request: &Request<B>) -> Routed {
@@ -160,6 +240,12 @@ impl PublicHttp {
         let connections = self.connections.iter().map(|shard| shard.load(Ordering::Relaxed)).sum();
         if connections >= self.max_connections { Err(Refused::Full(connections)) } else { Ok(()) }
     }
+}
+
+/// Has the runtime know of a socket.
+fn register(socket: StdTcpStream) -> Option<TcpStream> {
+    let stream = TcpStream::from_std(socket);
+    stream.inspect_err(|error| warn!(%error, "an accepted socket could not be registered")).ok()
 }
 
 fn asked(name: &str) -> Asked {

@@ -268,6 +268,9 @@ impl Shard {
     }
 
     pub(super) fn push_frame(&self, state: &mut ShardState, index: usize) {
+        if state.greeting.is_of(index) {
+            return self.add_to_greeting(state, index);
+        }
         let pushed = state.connections[index].push(state.frame.as_slice().into(), self.outbox_limits());
         if pushed.is_err() {
             self.close_slow_consumer(state, index);

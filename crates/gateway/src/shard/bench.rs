@@ -79,7 +79,8 @@ impl ShardAlone {
         let (stream, _) = listener.accept().await.expect("one has just connected");
         let asked = Asked { name: format!("project:clx{channel:06}"), ..Asked::default() };
         let handshake = Handshake { token: None, channels: vec![asked] };
-        self.shard.adopt(Adopted { stream, unread: Vec::new(), variant: Variant::Json, handshake });
+        let stream = stream.into_std().expect("it is the runtime's");
+        self.shard.adopt(Adopted { stream, answer: None, unread: &mut [], variant: Variant::Json, handshake });
         if let Ok(HubRequest::Subscribe { slot, .. }) = self.hub.try_recv() {
             self.slots.push(slot);
             self.shard.take_messages(&mut [ShardMessage::Subscribed { slot, position: None }].into_iter());

@@ -9,6 +9,7 @@ mod aside;
 pub(crate) mod bench;
 mod connection;
 mod delivery;
+mod greeting;
 #[cfg(test)]
 mod history_tests;
 mod inspection;
@@ -33,6 +34,7 @@ mod wheel;
 use std::{
     cell::RefCell,
     collections::VecDeque,
+    net::TcpStream,
     rc::Rc,
     sync::{
         Arc,
@@ -42,7 +44,7 @@ use std::{
 
 use fanfare_protocol::CloseCode;
 use fanfare_session::{Handshake, Session, SessionConfig, SessionId, Time};
-use tokio::{net::TcpStream, runtime::Handle, sync::mpsc};
+use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -58,9 +60,10 @@ use crate::{
     limits::READ_BUFFER_BYTES,
     presence::message::PresenceRequest,
     publishing::ClientPublish,
-    websocket::{Deflater, Parser, Scratch},
+    websocket::{Deflater, Parser, Scratch, Upgrade},
 };
 use connection::{Connection, State, Transport};
+use greeting::Greeting;
 use metrics::ShardMetrics;
 use outbox::OutboxLimits;
 use presence_link::PresenceLink;
@@ -139,14 +142,17 @@ struct ShardState {
     read_buffer: Box<[u8]>,
     /// Room to put a frame together.
     frame: Vec<u8>,
+    greeting: Greeting,
     metrics: ShardMetrics,
 }
 
-/// A socket after its handshake.
-pub(crate) struct Adopted {
+/// A socket after its handshake's request.
+pub(crate) struct Adopted<'a> {
     pub(crate) stream: TcpStream,
-    /// What came behind the handshake's request.
-    pub(crate) unread: Vec<u8>,
+    /// The answer, where it is still to be written.
+    pub(crate) answer: Option<&'a Upgrade>,
+    /// What came behind the request.
+    pub(crate) unread: &'a mut [u8],
     pub(crate) variant: Variant,
     pub(crate) handshake: Handshake,
 }
@@ -173,24 +179,25 @@ impl Shard {
             scratch: Scratch::new(),
             read_buffer: vec![0; READ_BUFFER_BYTES].into(),
             frame: Vec::new(),
+            greeting: Greeting::default(),
             metrics: ShardMetrics::new(),
         };
         Rc::new(Self { context, state: RefCell::new(state) })
     }
 
-    /// Takes a socket over from its handshake.
-    pub(crate) fn adopt(self: &Rc<Self>, adopted: Adopted) {
-        let Adopted { stream, mut unread, variant, handshake } = adopted;
-        // The runtime has no part in it any more.
-        let Ok(stream) = stream.into_std() else { return };
+    /// Takes a socket over from its handshake. What there is to tell it at once goes out in one write, with the answer.
+    pub(crate) fn adopt(self: &Rc<Self>, adopted: Adopted<'_>) {
+        let Adopted { stream, answer, unread, variant, handshake } = adopted;
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         let now = self.context.clock.now();
         let parser = Parser::new(self.context.message_bytes, variant.deflates());
         let id = self.admit(state, Transport::Tcp(stream), variant, parser, now);
         let index = id.index as usize;
+        state.greeting.begin(index, answer);
         self.begin_session(state, index, handshake, now);
-        self.take_input(state, index, &mut unread, now);
+        self.take_input(state, index, unread, now);
+        self.greet(state, index);
         self.write(state, index);
         self.arm(state, index);
         self.follow(state, id);
@@ -293,6 +300,14 @@ impl Shard {
             let id = ConnectionId { index: index as u32, generation: connection.generation };
             connection.wakes_at = Some(state.wheel.insert(deadline, id));
         }
+    }
+
+    /// Lends the buffer that everything is read into.
+    pub(crate) fn with_read_buffer<T>(&self, read: impl FnOnce(&mut [u8]) -> T) -> T {
+        let mut buffer = std::mem::take(&mut self.state.borrow_mut().read_buffer);
+        let result = read(&mut buffer);
+        self.state.borrow_mut().read_buffer = buffer;
+        result
     }
 
     fn outbox_limits(&self) -> OutboxLimits {

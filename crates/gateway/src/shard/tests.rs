@@ -2,7 +2,10 @@
 
 use fanfare_protocol::{Dialect, ErrorBody, ErrorCode, Position, Tenant, Topic};
 use fanfare_session::{Access, Asked, Namespace, NamespaceTable, SlowConsumer};
-use tokio::{io::AsyncReadExt as _, net::TcpListener};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpListener, TcpStream},
+};
 
 use super::*;
 use crate::{
@@ -106,7 +109,8 @@ impl Bench {
             channels: channels.iter().map(|name| Asked { name: (*name).to_owned(), ..Asked::default() }).collect(),
         };
         let variant = Variant::new(Dialect::Json, false);
-        self.shard.adopt(Adopted { stream, unread: Vec::new(), variant, handshake });
+        let stream = stream.into_std().unwrap();
+        self.shard.adopt(Adopted { stream, answer: None, unread: &mut [], variant, handshake });
         let slots: Vec<_> = channels.iter().map(|_| self.subscribe_request()).collect();
         self.tell(slots.iter().map(|slot| ShardMessage::Subscribed { slot: *slot, position: at.clone() }));
         (client, slots)

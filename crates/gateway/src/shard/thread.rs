@@ -12,7 +12,7 @@ use std::{
 };
 
 use tokio::{
-    net::TcpStream,
+    runtime::Handle,
     sync::{mpsc, oneshot},
     task::LocalSet,
     time::{MissedTickBehavior, interval},
@@ -23,7 +23,10 @@ use tracing::warn;
 use super::{Shard, ShardContext, sockets::Sockets};
 use crate::{
     hub::{ShardInbox, ShardInboxReceiver, message::ShardMessage},
-    limits::{ACCEPTED_SOCKETS, FLUSHES_PER_YIELD, HANDSHAKES, MESSAGES_PER_TICK, TICKS_PER_YIELD, TIMER_TICK},
+    limits::{
+        ACCEPTED_SOCKETS, ACCEPTS_PER_TURN, FLUSHES_PER_YIELD, HANDSHAKES, MESSAGES_PER_TICK, TICKS_PER_YIELD,
+        TIMER_TICK,
+    },
     public::PublicHttp,
 };
 
@@ -94,6 +97,8 @@ const THREAD_END: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct ShardThread {
     pub(crate) handle: ShardHandle,
+    /// For what is to run on the shard's thread.
+    pub(crate) runtime: Handle,
     ended: oneshot::Receiver<()>,
 }
 
@@ -119,16 +124,17 @@ impl ShardThread {
         };
         let (end, ended) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let on = runtime.handle().clone();
         let own_sockets = Sockets::new()?;
         std::thread::Builder::new().name(format!("shard-{}", context.id.0)).spawn(move || {
             let _alive = alive;
             let shard = Shard::new(context, own_sockets);
             let serve =
-                move |shard: &Rc<Shard>, socket| serve(shard, socket, &http, InHandshake::accepted(handshakes.clone()));
+                move |shard: &Rc<Shard>, socket| http.begin(shard, socket, InHandshake::accepted(handshakes.clone()));
             LocalSet::new().block_on(&runtime, run(shard, inbox, sockets, serve, cancelled));
             let _ = end.send(());
         })?;
-        Ok(Self { handle, ended })
+        Ok(Self { handle, runtime: on, ended })
     }
 
     /// Waits until the thread has given back all that it had. It ends when it is cancelled.
@@ -150,6 +156,7 @@ async fn run(
 ) {
     let mut ticks = 0;
     let mut batch = Vec::with_capacity(MESSAGES_PER_TICK);
+    let mut accepted = Vec::with_capacity(ACCEPTS_PER_TURN);
     let mut timer = interval(TIMER_TICK);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -166,7 +173,9 @@ async fn run(
                     tokio::task::yield_now().await;
                 }
             }
-            Some(socket) = sockets.recv() => serve(&shard, socket),
+            1.. = sockets.recv_many(&mut accepted, ACCEPTS_PER_TURN) => {
+                accepted.drain(..).for_each(|socket| serve(&shard, socket));
+            }
             _ = timer.tick() => {
                 while shard.handle_timers() {
                     tokio::task::yield_now().await;
@@ -194,14 +203,5 @@ async fn tick(shard: &Shard, batch: &mut Vec<ShardMessage>) {
 async fn write_all(shard: &Shard) {
     while shard.write_dirty(FLUSHES_PER_YIELD) {
         tokio::task::yield_now().await;
-    }
-}
-
-fn serve(shard: &Rc<Shard>, socket: StdTcpStream, http: &Arc<PublicHttp>, in_handshake: InHandshake) {
-    match TcpStream::from_std(socket) {
-        Ok(stream) => {
-            tokio::task::spawn_local(http.clone().serve(shard.clone(), stream, in_handshake));
-        }
-        Err(error) => warn!(%error, "an accepted socket could not be registered"),
     }
 }

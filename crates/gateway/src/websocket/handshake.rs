@@ -129,6 +129,23 @@ impl Upgrade {
         })
     }
 
+    /// The answer as HTTP/1.1 writes it (RFC 9112), for a socket that no HTTP server has.
+    pub fn write_response(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(
+            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: ",
+        );
+        out.extend_from_slice(self.accept.as_bytes());
+        if let Some(deflate) = self.deflate {
+            out.extend_from_slice(b"\r\nsec-websocket-extensions: ");
+            out.extend_from_slice(deflate.header_value().as_bytes());
+        }
+        if let Some(protocol) = self.subprotocol.answer {
+            out.extend_from_slice(b"\r\nsec-websocket-protocol: ");
+            out.extend_from_slice(protocol.as_bytes());
+        }
+        out.extend_from_slice(b"\r\n\r\n");
+    }
+
     /// The answer, 101 Switching Protocols (RFC 6455 section 4.2.2).
     #[must_use]
     pub fn response<Body: Default>(&self) -> Response<Body> {
@@ -225,6 +242,29 @@ mod tests {
         );
         let without = Upgrade::from_request(&request, false).unwrap();
         assert_eq!(without.deflate, None);
+    }
+
+    #[test]
+    fn both_answers_say_the_same() {
+        for (extensions, protocols) in [("x", "graphql-ws"), ("permessage-deflate", "fanfare.v1.json, bearer, secret")]
+        {
+            let mut request = request();
+            let headers = request.headers_mut();
+            headers.insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(extensions));
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocols));
+            let upgrade = Upgrade::from_request(&request, true).unwrap();
+            let mut written = Vec::new();
+            upgrade.write_response(&mut written);
+            let mut fields = [httparse::EMPTY_HEADER; 16];
+            let mut parsed = httparse::Response::new(&mut fields);
+            assert_eq!(parsed.parse(&written), Ok(httparse::Status::Complete(written.len())));
+            let response: Response<()> = upgrade.response();
+            assert_eq!(parsed.code, Some(response.status().as_u16()));
+            let told: Vec<_> = parsed.headers.iter().map(|field| (field.name, field.value)).collect();
+            let headers = response.headers().iter();
+            let same: Vec<_> = headers.map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+            assert!(same.iter().all(|field| told.contains(field)) && told.len() == same.len(), "{told:?} {same:?}");
+        }
     }
 
     #[test]
