@@ -8,6 +8,7 @@ with `--write` puts into docs/benchmarks.md) what an earlier run has measured.
 import argparse
 import datetime
 import json
+import signal
 import sys
 import time
 
@@ -65,6 +66,7 @@ def parse():
 
 
 def measured(arguments):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # so that what was started is ended too
     contenders = chosen(arguments)
     run = {"begun": datetime.datetime.now().isoformat(timespec="seconds"), "quick": arguments.quick, "results": [], "seconds": {}}
     run |= {"machine": machine.machine(), "build": machine.build(), "load_average": {"begin": machine.load_average()}}
@@ -102,15 +104,15 @@ def told_missing(contender):
 def measure_scenario(scenario, contenders, arguments, run):
     begun = time.monotonic()
     print(f"\n## {scenario.title}\n", flush=True)
-    results = []
+    results, seconds = [], run["seconds"]
     peer_runs = 1 if arguments.quick else arguments.runs
     for group in groups_of(scenario.cases(contenders, arguments.quick)):
-        results += run_group(scenario, group, arguments.runs, peer_runs)
-        print(f"{scenario.name}: {group[0].labels}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    print(scenario.render(Results(results)), flush=True)
-    run["results"] += results
-    run["seconds"][scenario.name] = round(time.monotonic() - begun)
-    print(f"\n{scenario.title} took {run['seconds'][scenario.name]} s", flush=True)
+        found = run_group(scenario, group, arguments.runs, peer_runs)
+        results += found
+        run["results"] += found
+        seconds[scenario.name] = round(time.monotonic() - begun)
+        print(f"{scenario.name}: {group[0].labels}, {seconds[scenario.name]} s", file=sys.stderr, flush=True)
+    print(f"{scenario.render(Results(results))}\n\n{scenario.title} took {seconds[scenario.name]} s", flush=True)
 
 
 def kept(run):

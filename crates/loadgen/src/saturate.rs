@@ -12,7 +12,7 @@ const STEP: Duration = Duration::from_secs(1);
 const WARMING: Duration = Duration::from_millis(300);
 /// Twice as many in flight are worth it while they are faster by so much.
 const GROWTH: f64 = 1.05;
-/// Steps without growth that end the search: one may be bad luck.
+/// Steps in a row that are not faster, or too late, and end the search: one may be bad luck.
 const PATIENCE: usize = 2;
 /// Messages in flight, at most.
 const MOST: u64 = 1 << 14;
@@ -65,13 +65,13 @@ struct Search {
 impl Search {
     /// Takes what a step gave, nothing where messages were lost; says what to try next, unless enough is known.
     fn next(&mut self, in_flight: u64, gave: Option<f64>, in_time: bool) -> Option<u64> {
-        let gave = gave.filter(|_| in_time || self.best.is_none())?;
+        let gave = gave?;
         let before = self.best.map_or(0.0, |(_, best)| best);
-        self.stale = if gave > before * GROWTH { 0 } else { self.stale + 1 };
-        if gave > before {
+        self.stale = if in_time && gave > before * GROWTH { 0 } else { self.stale + 1 };
+        if in_time && gave > before {
             self.best = Some((in_flight, gave));
         }
-        (in_time && self.stale < PATIENCE && in_flight < MOST).then_some(in_flight * 2)
+        (self.stale < PATIENCE && in_flight < MOST).then_some(in_flight * 2)
     }
 }
 
@@ -204,7 +204,7 @@ fn report(options: &Options, traffic: &Traffic<'_>, step: &Step, lost: u64) {
 mod tests {
     use super::*;
 
-    /// What is tried of a server that gives so much with 1, 2, 4 … in flight, and what is best.
+    /// What is tried of a server that gives so much with 1, 2, 4 … in flight, and what is best. Steps are late from one on.
     fn tried(gives: &[Option<f64>], late_from: usize) -> (Vec<u64>, Option<u64>) {
         let (mut search, mut tried, mut in_flight) = (Search::default(), Vec::new(), 1);
         for (index, gave) in gives.iter().enumerate() {
@@ -231,7 +231,7 @@ mod tests {
     fn what_is_late_or_lost_is_not_best() {
         let gives = [100.0, 200.0, 400.0].map(Some);
         assert_eq!(tried(&gives, 2), (vec![1, 2, 4], Some(2)));
-        assert_eq!(tried(&gives, 0), (vec![1], Some(1)), "the first is all there is");
+        assert_eq!(tried(&gives, 0), (vec![1, 2], None), "two late steps are the end");
         assert_eq!(tried(&[Some(100.0), None], 2), (vec![1, 2], Some(1)));
         assert_eq!(tried(&[None], 1), (vec![1], None));
     }
