@@ -94,6 +94,8 @@ pub(crate) const TICKS_PER_YIELD: usize = 8;
 pub(crate) const FLUSHES_PER_YIELD: usize = 128;
 /// Pieces in one vectored write.
 pub(crate) const PIECES_PER_WRITE: usize = 32;
+/// Sockets that tell of themselves at once, before others of the shard's tasks get their turn.
+pub(crate) const SOCKET_EVENTS: usize = 256;
 /// Reads of one connection before others get their turn.
 pub(crate) const READS_PER_TURN: usize = 4;
 /// Bytes of a shard's read buffer, which serves all its connections.

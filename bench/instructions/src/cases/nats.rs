@@ -27,7 +27,7 @@ fn read(counter: &mut Counter, name: &str, message: &str) {
     let text = message.repeat(MESSAGES);
     let fill = |index: usize| {
         // One read brings many; each case takes one of them.
-        if index % MESSAGES == 0 { Some(BytesMut::from(text.as_bytes())) } else { None }
+        if index.is_multiple_of(MESSAGES) { Some(BytesMut::from(text.as_bytes())) } else { None }
     };
     counter.case(name, 4 * MESSAGES, fill, |filled| {
         if let Some(filled) = filled.take() {

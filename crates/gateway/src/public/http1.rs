@@ -59,6 +59,8 @@ impl PublicHttp {
             Some(Accepted::WebSocket { variant, handshake }) => {
                 let mut unread = parts.read_buf.to_vec();
                 unread.append(&mut left);
+                // The runtime has no part in it any more.
+                let Ok(stream) = stream.into_std() else { return count_refused("http") };
                 shard.adopt(Adopted { stream, answer: None, unread: &mut unread, variant, handshake });
             }
             // What came behind the request is not for a stream.

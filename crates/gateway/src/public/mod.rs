@@ -86,13 +86,34 @@ enum Routed {
     Answer(Response<Bytes>),
 }
 
+/// A plain request that becomes a WebSocket.
+struct PlainHandshake {
+    upgrade: Upgrade,
+    handshake: Handshake,
+    /// Bytes of the request.
+    length: usize,
+}
+
+impl PlainHandshake {
+    /// Hands its socket to the shard, with what came behind the request. Nothing is left to be served.
+    fn hand_over<T>(self, shard: &Rc<Shard>, stream: StdTcpStream, input: &mut [u8]) -> Option<T> {
+        let Self { upgrade, handshake, length } = self;
+        let variant = Variant::new(upgrade.subprotocol.dialect, upgrade.deflate.is_some());
+        shard.adopt(Adopted { stream, answer: Some(&upgrade), unread: &mut input[length..], variant, handshake });
+        None
+    }
+}
+
 impl PublicHttp {
     /// Serves an accepted socket. Where its request is there already and is a plain handshake, as most are, it is the
     /// shard's when this returns.
     pub(crate) fn begin(self: &Arc<Self>, shard: &Rc<Shard>, socket: StdTcpStream, in_handshake: InHandshake) {
         // Before the runtime hears of the socket: else it would tell of what has been read.
         let rest = shard.with_read_buffer(|buffer| match (&socket).read(buffer) {
-            Ok(count) => self.hand_over(shard, register(socket)?, &mut buffer[..count]).map(Ok),
+            Ok(count) => match self.plain(&buffer[..count]) {
+                Some(plain) => plain.hand_over(shard, socket, &mut buffer[..count]),
+                None => register(socket).map(|stream| Ok(Begun::new(stream, buffer[..count].to_vec()))),
+            },
             Err(_) => register(socket).map(Err),
         });
         match rest {
@@ -112,7 +133,10 @@ impl PublicHttp {
                 ready!(Pin::new(waiting).poll_read(cx, &mut unfilled))?;
                 let count = unfilled.filled().len();
                 let stream = stream.take().expect("it was there just now");
-                Poll::Ready(io::Result::Ok(self.hand_over(&shard, stream, &mut buffer[..count])))
+                Poll::Ready(io::Result::Ok(match self.plain(&buffer[..count]) {
+                    Some(plain) => plain.hand_over(&shard, stream.into_std()?, &mut buffer[..count]),
+                    None => Some(Begun::new(stream, buffer[..count].to_vec())),
+                }))
             })
         });
         match tokio::time::timeout(self.handshake_timeout, read).await {
@@ -139,16 +163,11 @@ impl PublicHttp {
         }
     }
 
-    /// Hands a socket to the shard whose request is a plain handshake that is accepted; else gives it back with what was
-    /// read.
-    fn hand_over(&self, shard: &Rc<Shard>, stream: TcpStream, input: &mut [u8]) -> Option<Begun> {
-        let accepted = plain::parse(input).and_then(|(request, length)| Some((self.upgrade(&request).ok()?, length)));
-        // Whatever is to be refused is hyper's to refuse.
-        let Some(((upgrade, handshake), length)) = accepted else { return Some(Begun::new(stream, input.to_vec())) };
-        let variant = Variant::new(upgrade.subprotocol.dialect, upgrade.deflate.is_some());
-        let unread = &mut input[length..];
-        shard.adopt(Adopted { stream, answer: Some(&upgrade), unread, variant, handshake });
-        None
+    /// A plain handshake that is accepted. Whatever is to be refused is hyper's to refuse.
+    fn plain(&self, input: &[u8]) -> Option<PlainHandshake> {
+        let (request, length) = plain::parse(input)?;
+        let (upgrade, handshake) = self.upgrade(&request).ok()?;
+        Some(PlainHandshake { upgrade, handshake, length })
     }
 
     fn route<B>(&self, request: &Request<B>) -> Routed {

@@ -62,7 +62,7 @@ impl ShardAlone {
     pub async fn new(channels: usize, clients: usize) -> Self {
         let (hub_requests, hub) = mpsc::channel(64);
         let (publishes, _publishes) = mpsc::channel(64);
-        let shard = Shard::new(context(hub_requests, publishes));
+        let shard = Shard::new(context(hub_requests, publishes), Sockets::new().expect("an event queue"));
         let mut alone = Self { shard, hub, slots: Vec::new(), clients: Vec::new(), got: vec![0; 1 << 16], _publishes };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         for channel in 0..channels {
@@ -80,6 +80,7 @@ impl ShardAlone {
         let (stream, _) = listener.accept().await.expect("one has just connected");
         let asked = Asked { name: format!("project:clx{channel:06}"), ..Asked::default() };
         let handshake = Handshake { token: None, channels: vec![asked] };
+        let stream = stream.into_std().expect("it is the runtime's");
         self.shard.adopt(Adopted { stream, answer: None, unread: &mut [], variant: Variant::Json, handshake });
         self.shard.send_requests();
         if let Ok(HubRequest::Subscribe { slot, .. }) = self.hub.try_recv() {

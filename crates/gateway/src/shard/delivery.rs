@@ -351,6 +351,7 @@ impl Shard {
                 self.write(state, index);
             }
         }
+        self.remove_dead(state);
         state.metrics.publish(state.topics.subscriptions());
         !state.dirty.is_empty()
     }
@@ -369,7 +370,7 @@ impl Shard {
         let connection = &mut state.connections[index];
         match (flushed, connection.state) {
             (Flushed::Broken, was) => {
-                connection.kill();
+                self.kill(state, index);
                 state.metrics.gone(was == State::Open);
             }
             // The close frame is out: nothing follows it. The client's answer, or the end of its patience, ends the rest.

@@ -48,7 +48,6 @@ impl Shard {
         }
         let bytes = &mut state.greeting.bytes;
         let connection = &mut state.connections[index];
-        // The runtime does not know yet that the socket is writable, and would say that it is not.
         let written = match &connection.transport {
             Transport::Tcp(stream) => SockRef::from(stream).send(bytes).unwrap_or(0),
             Transport::Body => 0,

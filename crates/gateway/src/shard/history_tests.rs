@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fanfare_protocol::{Body, Delivery, Envelope, Epoch, ErrorBody, ErrorCode, Position};
 use fanfare_session::{SlowConsumer, Start};
-use tokio::{io::AsyncReadExt as _, time::timeout};
+use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
 
 use super::{tests::Bench, *};
 use crate::{

@@ -22,6 +22,7 @@ mod presence_link;
 mod presence_tests;
 mod reading;
 mod recovery;
+mod sockets;
 mod stream_body;
 mod streaming;
 #[cfg(test)]
@@ -33,18 +34,17 @@ mod wheel;
 use std::{
     cell::RefCell,
     collections::VecDeque,
+    net::TcpStream,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
 };
 
 use fanfare_protocol::CloseCode;
 use fanfare_session::{Handshake, Session, SessionConfig, SessionId, Time};
 use tokio::{
-    net::TcpStream,
     runtime::Handle,
     sync::{Notify, mpsc},
 };
@@ -65,11 +65,12 @@ use crate::{
     publishing::ClientPublish,
     websocket::{Deflater, Parser, Scratch, Upgrade},
 };
-use connection::{Connection, ConnectionTask, State, Transport};
+use connection::{Connection, State, Transport};
 use greeting::Greeting;
 use metrics::ShardMetrics;
 use outbox::OutboxLimits;
 use presence_link::PresenceLink;
+use sockets::Sockets;
 use topics::ShardTopics;
 use wheel::Wheel;
 
@@ -118,6 +119,9 @@ pub(crate) struct Shard {
 /// What changes. Borrowed from one entry point at a time, never across an await.
 struct ShardState {
     connections: slab::Slab<Connection>,
+    sockets: Sockets,
+    /// Connections that are over and have still to be removed.
+    dead: Vec<ConnectionId>,
     next_generation: u32,
     topics: ShardTopics,
     /// Topics with publications that are not sealed yet.
@@ -159,9 +163,11 @@ pub(crate) struct Adopted<'a> {
 }
 
 impl Shard {
-    fn new(context: ShardContext) -> Rc<Self> {
+    fn new(context: ShardContext, sockets: Sockets) -> Rc<Self> {
         let state = ShardState {
             connections: slab::Slab::new(),
+            sockets,
+            dead: Vec::new(),
             next_generation: 0,
             topics: ShardTopics::default(),
             unsealed: Vec::new(),
@@ -184,8 +190,7 @@ impl Shard {
         Rc::new(Self { context, state: RefCell::new(state), asked: Notify::new() })
     }
 
-    /// Takes a socket over from its handshake and starts its task. What there is to tell it at once goes out in one write,
-    /// with the answer.
+    /// Takes a socket over from its handshake. What there is to tell it at once goes out in one write, with the answer.
     pub(crate) fn adopt(self: &Rc<Self>, adopted: Adopted<'_>) {
         let Adopted { stream, answer, unread, variant, handshake } = adopted;
         let mut state = self.state.borrow_mut();
@@ -200,7 +205,7 @@ impl Shard {
         self.greet(state, index);
         self.write(state, index);
         self.arm(state, index);
-        tokio::task::spawn_local(ConnectionTask { shard: self.clone(), id });
+        self.follow(state, id);
     }
 
     /// Gives a connection its place and its session.
@@ -231,23 +236,6 @@ impl Shard {
             session.handle_drain(now, delivery::spread(reconnect_after_ms));
         }
         self.carry_out(state, index, now);
-    }
-
-    /// The body of [`ConnectionTask`].
-    fn poll_connection(&self, id: ConnectionId, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.state.borrow_mut();
-        let state = &mut *state;
-        let Some(index) = state.place(id) else { return Poll::Ready(()) };
-        state.connections[index].keep_waker(cx.waker());
-        if state.connections[index].blocked {
-            self.write(state, index);
-        }
-        self.read(state, index, cx);
-        if state.connections[index].state == State::Dead {
-            self.remove(state, index);
-            return Poll::Ready(());
-        }
-        Poll::Pending
     }
 
     /// The connection is over: gives back all that it has.
@@ -287,7 +275,7 @@ impl Shard {
             }
             connection.wakes_at = None;
             match connection.state {
-                State::Closing(until) if until <= now => connection.kill(),
+                State::Closing(until) if until <= now => self.kill(state, index),
                 State::Open => {
                     if let Some(session) = state.session(index) {
                         session.handle_timeout(now);
@@ -299,6 +287,7 @@ impl Shard {
             }
             self.arm(state, index);
         }
+        self.remove_dead(state);
         due.len() == TIMERS_PER_TURN
     }
 

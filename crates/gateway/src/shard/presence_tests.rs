@@ -5,7 +5,7 @@ use std::time::Duration;
 use fanfare_presence::{Audience, ConnectionKey, Place, State as RowState, User};
 use fanfare_protocol::{Body, Delivery, ErrorBody, ErrorCode, PresenceReply};
 use fanfare_session::{Completion, PresenceWord, SlowConsumer};
-use tokio::{io::AsyncReadExt as _, time::timeout};
+use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
 
 use super::{tests::Bench, *};
 use crate::{

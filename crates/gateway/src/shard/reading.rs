@@ -1,13 +1,9 @@
 //! From the socket to the session.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::io::{ErrorKind, Read as _};
 
 use fanfare_protocol::{ClientMessage, CloseCode, DecodeError, Dialect, json, msgpack};
 use fanfare_session::Time;
-use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::{
     Shard, ShardState,
@@ -19,10 +15,11 @@ use crate::{
 };
 
 impl Shard {
-    /// Reads what is there, up to a bound, into the buffer that serves all connections.
-    pub(super) fn read(&self, state: &mut ShardState, index: usize, cx: &mut Context<'_>) {
+    /// Reads what is there, up to a bound, into the buffer that serves all connections. `true` where there is more. Less than was asked for
+    /// is all that is there, and what comes after it is told, except where the socket has `ended`: then its end is to be read too.
+    pub(super) fn read(&self, state: &mut ShardState, index: usize, ended: bool) -> bool {
         let mut buffer = std::mem::take(&mut state.read_buffer);
-        let mut reads = 0;
+        let (mut reads, mut has_more) = (0, false);
         loop {
             let connection = &mut state.connections[index];
             if connection.state == State::Dead {
@@ -30,30 +27,34 @@ impl Shard {
             }
             if reads == READS_PER_TURN {
                 // Others first; the rest is read at the next turn.
-                cx.waker().wake_by_ref();
+                has_more = true;
                 break;
             }
             // What a body belongs to is read by hyper.
             let Transport::Tcp(stream) = &mut connection.transport else { break };
             reads += 1;
-            let mut unfilled = ReadBuf::new(&mut buffer);
-            match Pin::new(stream).poll_read(cx, &mut unfilled) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(())) if !unfilled.filled().is_empty() => {
+            match stream.read(&mut buffer) {
+                Ok(count) if count > 0 => {
                     let now = self.context.clock.now();
-                    let count = unfilled.filled().len();
+                    let is_all = count < buffer.len() && !ended;
                     self.take_input(state, index, &mut buffer[..count], now);
                     self.write(state, index);
+                    if is_all {
+                        break;
+                    }
                 }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // The client is gone, with or without a goodbye.
-                Poll::Ready(_) => {
+                Ok(_) | Err(_) => {
                     state.metrics.gone(connection_is_open(state, index));
-                    state.connections[index].kill();
+                    self.kill(state, index);
                 }
             }
         }
         state.read_buffer = buffer;
         self.arm(state, index);
+        has_more
     }
 
     /// Parses input and hands every message to the session.
@@ -143,7 +144,7 @@ impl Shard {
             self.write(state, index);
         }
         if state.connections[index].outbox.is_empty() {
-            state.connections[index].kill();
+            self.kill(state, index);
         }
     }
 

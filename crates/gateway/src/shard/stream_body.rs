@@ -101,8 +101,8 @@ impl StreamBody {
         let mut state = self.shard.state.borrow_mut();
         let index = state.place(self.id)?;
         let connection = &mut state.connections[index];
-        connection.keep_waker(cx.waker());
         let events = connection.events.as_deref_mut()?;
+        events.keep_waker(cx.waker());
         match events.stage {
             Stage::Opening(_) => None,
             _ => Some(std::mem::replace(&mut events.stage, Stage::Answered)),
@@ -115,7 +115,9 @@ impl StreamBody {
         let state = &mut *state;
         let Some(index) = state.place(self.id) else { return Poll::Ready(None) };
         let connection = &mut state.connections[index];
-        connection.keep_waker(cx.waker());
+        if let Some(events) = connection.events.as_deref_mut() {
+            events.keep_waker(cx.waker());
+        }
         if connection.outbox.is_empty() && connection.aside.is_some() {
             connection.blocked = false;
             self.shard.write(state, index);

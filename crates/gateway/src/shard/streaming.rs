@@ -4,7 +4,7 @@
 //! (its answer waits until the session knows who the client is), how events are written (with the positions of all its
 //! channels), and how it ends.
 
-use std::{net::Shutdown, rc::Rc, sync::Arc, time::Duration};
+use std::{net::Shutdown, rc::Rc, sync::Arc, task::Waker, time::Duration};
 
 use fanfare_protocol::{CloseCode, ErrorBody, ErrorCode, Push, ServerMessage, Subscribed, json};
 use fanfare_session::{Handshake, Time};
@@ -12,13 +12,7 @@ use hyper::{Response, body::Bytes};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::{
-    Shard, ShardState,
-    connection::{ConnectionTask, Transport},
-    delivery::spread,
-    outbox::Piece,
-    stream_body::OpeningStream,
-};
+use super::{Shard, ShardState, connection::Transport, delivery::spread, outbox::Piece, stream_body::OpeningStream};
 use crate::{
     encoding::{EncodedPublication, Variant},
     hub::message::ConnectionId,
@@ -50,6 +44,8 @@ pub(super) struct EventStream {
     pub(super) stage: Stage,
     /// The client was told why its stream is about to end.
     told: bool,
+    /// Of whoever has the body, over HTTP/2.
+    waker: Option<Waker>,
 }
 
 /// How far a stream has come.
@@ -72,6 +68,20 @@ impl EventStream {
         self.positions.advance(publication.channel(), position)
     }
 
+    /// Wakes whoever has the body.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Keeps the waker for [`wake`](Self::wake).
+    pub(super) fn keep_waker(&mut self, waker: &Waker) {
+        if !self.waker.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+        }
+    }
+
     fn take_opening(&mut self) -> Option<Box<Response<Bytes>>> {
         match std::mem::replace(&mut self.stage, Stage::Answered) {
             Stage::Opening(head) => Some(head),
@@ -89,8 +99,9 @@ impl Shard {
         // No client answers a heartbeat, so the kernel has to find out who is gone, in the time that others have.
         let config = &self.context.session_config;
         let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(config.ping_interval + config.pong_timeout));
+        let Ok(stream) = stream.into_std() else { return };
         let id = self.admit_stream(Transport::Tcp(stream), opening);
-        tokio::task::spawn_local(ConnectionTask { shard: self.clone(), id });
+        self.follow(&mut self.state.borrow_mut(), id);
     }
 
     /// The same over HTTP/2, where the body of the answer takes what the outbox holds.
@@ -100,7 +111,7 @@ impl Shard {
 
     fn admit_stream(&self, transport: Transport, opening: StreamOpening) -> ConnectionId {
         let StreamOpening { head, handshake, positions } = opening;
-        let events = EventStream { positions, stage: Stage::Opening(Box::new(head)), told: false };
+        let events = EventStream { positions, stage: Stage::Opening(Box::new(head)), told: false, waker: None };
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         let now = self.context.clock.now();
@@ -238,7 +249,7 @@ impl Shard {
             }
             Transport::Body => {
                 events.stage = Stage::Refused(Box::new(answer));
-                connection.wake();
+                events.wake();
             }
         }
         true

@@ -2,7 +2,10 @@
 
 use fanfare_protocol::{Dialect, ErrorBody, ErrorCode, Position, Tenant, Topic};
 use fanfare_session::{Access, Asked, Namespace, NamespaceTable, SlowConsumer};
-use tokio::{io::AsyncReadExt as _, net::TcpListener};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpListener, TcpStream},
+};
 
 use super::*;
 use crate::{
@@ -67,7 +70,7 @@ impl Bench {
             presence_page: 500,
             auto_subscribe: Vec::new(),
         };
-        let shard = Shard::new(ShardContext {
+        let context = ShardContext {
             id: ShardId(0),
             clock: Clock::start(),
             session_config: Arc::new(session_config),
@@ -86,7 +89,8 @@ impl Bench {
             main: Handle::current(),
             tasks: TaskTracker::new(),
             connections: Arc::new(AtomicUsize::new(0)),
-        });
+        };
+        let shard = Shard::new(context, Sockets::new().unwrap());
         Self { shard, hub, publishes: client_publishes }
     }
 
@@ -105,6 +109,7 @@ impl Bench {
             channels: channels.iter().map(|name| Asked { name: (*name).to_owned(), ..Asked::default() }).collect(),
         };
         let variant = Variant::new(Dialect::Json, false);
+        let stream = stream.into_std().unwrap();
         self.shard.adopt(Adopted { stream, answer: None, unread: &mut [], variant, handshake });
         let slots: Vec<_> = channels.iter().map(|_| self.subscribe_request()).collect();
         self.tell(slots.iter().map(|slot| ShardMessage::Subscribed { slot: *slot, position: at.clone() }));

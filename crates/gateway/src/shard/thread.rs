@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{Shard, ShardContext};
+use super::{Shard, ShardContext, sockets::Sockets};
 use crate::{
     hub::{ShardInbox, ShardInboxReceiver, message::ShardMessage},
     limits::{
@@ -125,9 +125,10 @@ impl ShardThread {
         let (end, ended) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let on = runtime.handle().clone();
+        let own_sockets = Sockets::new()?;
         std::thread::Builder::new().name(format!("shard-{}", context.id.0)).spawn(move || {
             let _alive = alive;
-            let shard = Shard::new(context);
+            let shard = Shard::new(context, own_sockets);
             let serve =
                 move |shard: &Rc<Shard>, socket| http.begin(shard, socket, InHandshake::accepted(handshakes.clone()));
             LocalSet::new().block_on(&runtime, run(shard, inbox, sockets, serve, cancelled));
