@@ -88,7 +88,10 @@ fn serve(keeper: &mut Keeper, now: Duration) {
                 let changes = write.puts.iter().map(|row| {
                     let User::Named(name) = &row.user else { unreachable!() };
                     let row = Row { user: User::Named((**name).into()), ..row.clone() };
-                    RowChange::Put(Incarnation::parse(write.incarnation.as_str()).unwrap(), row)
+                    RowChange::Put(
+                        Incarnation::parse(write.incarnation.as_str()).expect("it is one that this reads"),
+                        row,
+                    )
                 });
                 let changes = changes.collect();
                 told = Some(StoreEvent::Changed { place: write.place.clone(), version: version(1), changes });
