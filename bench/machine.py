@@ -2,6 +2,7 @@
 import os
 import pathlib
 import platform
+import time
 
 import targets
 from servers import ROOT, TARGET, git_commit, version
@@ -30,8 +31,19 @@ def lto():
     return "off"
 
 
-def load_average():
-    return [round(value, 2) for value in os.getloadavg()]
+def others(seconds=3):
+    """What share of all cores other programs have, while nothing is measured. The load average would still count the run before."""
+    busy, every = cpu_ticks()
+    time.sleep(seconds)
+    busy_then, every_then = cpu_ticks()
+    return round((busy_then - busy) / max(1, every_then - every), 2)
+
+
+def cpu_ticks():
+    """Of all cores since the machine began: in use (by others on the host, too), and in all (proc(5), /proc/stat)."""
+    user, nice, system, idle, iowait, irq, softirq, steal = map(int, pathlib.Path("/proc/stat").read_text().split()[1:9])
+    busy = user + nice + system + irq + softirq + steal
+    return busy, busy + idle + iowait
 
 
 def cpu_model(cpuinfo):
@@ -64,7 +76,7 @@ def sentence(run):
     return (
         f"{run['begun'][:10]}: {on['cpu']}, {on['cores']} cores, {on['memory_gib']} GiB, Linux {on['kernel']}, {on['system']} (mitigations of the kernel: {on['mitigations']}); "
         f"rustc {by['rustc']}, release, link-time optimisation {by['lto']}, commit {by['commit']}. "
-        f"Load average {run['load_average']['begin'][0]} at the beginning, {run['load_average']['end'][0]} at the end. " + "; ".join(run["versions"]) + "."
-        + (" Other programs were running: latencies and times are upper bounds, and compare badly." if targets.busy(run) else "")
+        f"Other programs had {run['others']['begin']:.0%} of the cores before the run, {run['others']['end']:.0%} after it. " + "; ".join(run["versions"]) + "."
+        + (" Latencies and times are upper bounds, then, and compare badly." if targets.busy(run) else "")
     )
 

@@ -69,7 +69,7 @@ def measured(arguments):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # so that what was started is ended too
     contenders = chosen(arguments)
     run = {"begun": datetime.datetime.now().isoformat(timespec="seconds"), "quick": arguments.quick, "results": [], "seconds": {}}
-    run |= {"machine": machine.machine(), "build": machine.build(), "load_average": {"begin": machine.load_average()}}
+    run |= {"machine": machine.machine(), "build": machine.build(), "others": {"begin": machine.others()}}
     try:
         present = [contender for contender in contenders if not told_missing(contender)]
         run["versions"] = [text for text in (contender.versions() for contender in present) if text]
@@ -80,7 +80,7 @@ def measured(arguments):
     finally:
         for contender in contenders:
             contender.end()
-        run["load_average"]["end"] = machine.load_average()
+        run["others"]["end"] = machine.others()
         print(f"\nAll figures: {kept(run)}")
     print(machine.sentence(run) + "\n")
     return run
