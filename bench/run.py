@@ -54,6 +54,7 @@ def parse():
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(names)}; all unless named")
     parser.add_argument("--only", nargs="+", metavar="SERVER", help="servers to measure; the floor always")
     parser.add_argument("--runs", type=int, default=3, help="interleaved runs of each server (3)")
+    parser.add_argument("--peer-runs", type=int, help="runs of each peer (as many as of all others; one with --quick)")
     parser.add_argument("--quick", action="store_true", help="essential scenarios, fewer sizes, peers once")
     parser.add_argument("--against", metavar="BINARY", help="another build of the node, measured beside this one as `before`")
     parser.add_argument("--write", action="store_true", help="write tables and charts into docs/")
@@ -105,7 +106,7 @@ def measure_scenario(scenario, contenders, arguments, run):
     begun = time.monotonic()
     print(f"\n## {scenario.title}\n", flush=True)
     results, seconds = [], run["seconds"]
-    peer_runs = 1 if arguments.quick else arguments.runs
+    peer_runs = arguments.peer_runs or (1 if arguments.quick else arguments.runs)
     for group in groups_of(scenario.cases(contenders, arguments.quick)):
         found = run_group(scenario, group, arguments.runs, peer_runs)
         results += found
