@@ -125,9 +125,10 @@ def kept(run):
 
 
 def joined(run, later):
-    """Two runs as one, on the machine of the later; a scenario that both have is the later one's."""
-    names = {result["scenario"] for result in later["results"]}
-    results = [result for result in run["results"] if result["scenario"] not in names] + later["results"]
+    """Two runs as one, on the machine of the later; a group of a scenario that both have is the later one's."""
+    group = lambda result: (result["scenario"], tuple(result["labels"].items()))
+    groups = {group(result) for result in later["results"]}
+    results = [result for result in run["results"] if group(result) not in groups] + later["results"]
     return {**run, **later, "results": results, "seconds": run["seconds"] | later["seconds"]}
 
 
