@@ -125,11 +125,15 @@ def kept(run):
 
 
 def joined(run, later):
-    """Two runs as one, on the machine of the later; a group of a scenario that both have is the later one's."""
-    group = lambda result: (result["scenario"], tuple(result["labels"].items()))
-    groups = {group(result) for result in later["results"]}
-    results = [result for result in run["results"] if group(result) not in groups] + later["results"]
-    return {**run, **later, "results": results, "seconds": run["seconds"] | later["seconds"]}
+    """Two runs as one, on the machine of the later. A group of a scenario that both have is the later one's, in its place among the others."""
+    groups = {}
+    for each in [run, later]:
+        own = {}
+        for result in each["results"]:
+            own.setdefault((result["scenario"], tuple(result["labels"].items())), []).append(result)
+        groups |= own
+    seconds = {name: run["seconds"].get(name, 0) + later["seconds"].get(name, 0) for name in run["seconds"] | later["seconds"]}
+    return {**run, **later, "results": [result for results in groups.values() for result in results], "seconds": seconds}
 
 
 def sections(run):

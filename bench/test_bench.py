@@ -6,6 +6,7 @@ import xml.etree.ElementTree
 
 import charts
 import document
+import run
 import targets
 from contender import Contender, Floor, Running, Setup
 from machine import cpu_model
@@ -180,6 +181,14 @@ class TargetTest(unittest.TestCase):
         verdicts = [targets.table(ran(runs, others), all_of_them=False).splitlines()[2] for others in [0.05, 0.9]]
         self.assertTrue(verdicts[0].endswith("| 1.20 | met |"), verdicts)
         self.assertTrue(verdicts[1].endswith(f"| 1.20 | {targets.BUSY} |"), verdicts)
+
+    def test_a_group_that_is_measured_again_keeps_its_place(self):
+        few, many = {"sockets": 10}, {"sockets": 20}
+        first = {"results": [result("floor", 0, few, cpu=1.0), result("floor", 0, many, cpu=1.0)], "seconds": {"fanout": 4}, "begun": "a"}
+        again = {"results": [result("floor", 0, few, cpu=2.0), result("floor", 1, few, cpu=3.0)], "seconds": {"fanout": 2}, "begun": "b"}
+        both = run.joined(first, again)
+        self.assertEqual([each["figures"]["cpu"] for each in both["results"]], [2.0, 3.0, 1.0])
+        self.assertEqual((both["seconds"], both["begun"]), ({"fanout": 6}, "b"))
 
     def test_a_peer_that_needs_less_is_told(self):
         runs = [result("fanfare", 0, cpu_us_per_delivery=4.0), result("nats", 0, cpu_us_per_delivery=3.0)]
