@@ -126,23 +126,16 @@ fn report(options: &Options, opening: &mut Opening, sum: &Sum) {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Parser)]
-    struct Command {
-        #[command(flatten)]
-        options: Options,
-    }
+    use crate::target::parsed;
 
     #[test]
     fn channels_of_their_own_are_new_in_each_round_and_others_the_same() {
         let channels = |sockets: usize, channels: &str| {
-            let always = ["load", "--server", "127.0.0.1:1", "--pid", "1", "--rounds", "2", "--sockets"];
+            let always = ["--server", "127.0.0.1:1", "--pid", "1", "--rounds", "2", "--sockets"];
             let text = sockets.to_string();
             let words = always.into_iter().chain([text.as_str(), "--channels", channels]);
-            let all = Command::try_parse_from(words).unwrap_or_else(|error| panic!("{error}")).options.all_rounds();
+            let all = parsed::<Options>(words).all_rounds();
             assert_eq!(all.sockets, 3 * sockets);
             (0..all.sockets).map(|socket| all.channel(socket)).collect::<Vec<_>>()
         };

@@ -219,19 +219,12 @@ impl Hooks for Watchers {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Parser)]
-    struct Command {
-        #[command(flatten)]
-        options: Options,
-    }
+    use crate::target::parsed;
 
     fn options(more: &[&str]) -> Options {
-        let always = ["load", "--server", "127.0.0.1:1", "--pid", "1"];
-        Command::try_parse_from(always.iter().chain(more)).unwrap_or_else(|error| panic!("{error}")).options
+        let always = ["--server", "127.0.0.1:1", "--pid", "1"];
+        parsed(always.iter().chain(more))
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub(crate) fn run(options: &Options) -> Result<(), LoadError> {
     let mut first = First::new(options.target.sockets);
     let mut calm = Engine::new(&options.target, CONNECTING)?;
     calm.open_all(OPENING, &mut first)?;
-    let mut returning = Returning::new(&again, options.expected());
+    let mut returning = Returning::new(again.sockets, options.expected(), &again.marker.bytes);
     if options.recover {
         for socket in 0..again.sockets {
             let channel = again.filled(&options.channel, socket);

@@ -195,19 +195,12 @@ fn time(bytes: &[u8]) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Parser)]
-    struct Command {
-        #[command(flatten)]
-        target: Target,
-    }
+    use crate::target::parsed;
 
     fn tally(sockets: &str, steady: usize, marker: &str) -> Tally {
-        let options = ["load", "--server", "127.0.0.1:1", "--pid", "1", "--sockets", sockets, "--marker", marker];
-        Tally::new(&Command::parse_from(options).target, steady, Instant::now())
+        let options = ["--server", "127.0.0.1:1", "--pid", "1", "--sockets", sockets, "--marker", marker];
+        Tally::new(&parsed(options), steady, Instant::now())
     }
 
     fn text(payload: &[u8]) -> Frame<'_> {

@@ -123,21 +123,22 @@ impl Target {
     }
 }
 
+/// Options from words, for tests.
+#[cfg(test)]
+pub(crate) fn parsed<T: Args>(words: impl IntoIterator<Item = impl AsRef<str>>) -> T {
+    let words = words.into_iter().map(|word| word.as_ref().to_owned());
+    let matches = T::augment_args(clap::Command::new("load").no_binary_name(true)).try_get_matches_from(words);
+    let options = matches.and_then(|matches| T::from_arg_matches(&matches));
+    options.unwrap_or_else(|error| panic!("{error}"))
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
-    #[derive(Parser)]
-    struct Command {
-        #[command(flatten)]
-        target: Target,
-    }
-
     fn target(options: &[&str]) -> Target {
-        let always = ["load", "--server", "127.0.0.1:1", "--server", "127.0.0.1:2", "--pid", "1"];
-        Command::try_parse_from(always.iter().chain(options)).unwrap_or_else(|error| panic!("{error}")).target
+        let always = ["--server", "127.0.0.1:1", "--server", "127.0.0.1:2", "--pid", "1"];
+        parsed(always.iter().chain(options))
     }
 
     #[test]

@@ -8,7 +8,6 @@ use crate::{
     LoadError,
     engine::{Hooks, frame::Frame},
     literal::Literal,
-    target::Target,
 };
 
 /// Where a node says a position: of a subscription, as an object behind it.
@@ -74,18 +73,18 @@ pub(super) struct Returning {
 }
 
 impl Returning {
-    pub(super) fn new(target: &Target, expected: u64) -> Self {
+    pub(super) fn new(sockets: usize, expected: u64, marker: &[u8]) -> Self {
         Self {
             expected,
-            got: vec![0; target.sockets],
-            open: vec![false; target.sockets],
+            got: vec![0; sockets],
+            open: vec![false; sockets],
             back: 0,
             proven: 0,
             retries: 0,
             refused: Vec::new(),
             reason: None,
             took: Vec::new(),
-            marker: (!target.marker.bytes.is_empty()).then(|| Finder::new(&target.marker.bytes).into_owned()),
+            marker: (!marker.is_empty()).then(|| Finder::new(marker).into_owned()),
             recovered: Finder::new(br#""recovered":true"#),
         }
     }
@@ -185,19 +184,7 @@ mod tests {
     use super::*;
 
     fn returning(sockets: usize, expected: u64) -> Returning {
-        Returning {
-            expected,
-            got: vec![0; sockets],
-            open: vec![false; sockets],
-            back: 0,
-            proven: 0,
-            retries: 0,
-            refused: Vec::new(),
-            reason: None,
-            took: Vec::new(),
-            marker: Some(Finder::new(b"\"t\":").into_owned()),
-            recovered: Finder::new(br#""recovered":true"#),
-        }
+        Returning::new(sockets, expected, br#""t":"#)
     }
 
     fn text(payload: &[u8]) -> Frame<'_> {
